@@ -1,0 +1,93 @@
+// C = A B (or C += A B) in double precision for the shapes of a separable kernel: row-major,
+// any M and K, N a multiple of the vector width (rows are padded).
+//
+// Column panels of B are walked by a register tile of MR rows x NV vectors. A panel is copied
+// to contiguous memory when B is too large for the first-level cache; that is all the blocking
+// these shapes need (n <= 1024 keeps a panel in the second-level cache).
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "vector.h"
+
+namespace {
+
+#if VECTOR_BYTES == 64
+constexpr int MR = 6, NV = 4;
+#elif VECTOR_BYTES == 32
+constexpr int MR = 4, NV = 3;
+#else
+constexpr int MR = 4, NV = 2;
+#endif
+constexpr int64_t kPackAbove = 40 * 1024;  // bytes of B
+
+template <int R, int V>
+inline void tile(int64_t K, const double* A, int64_t lda, const double* B, int64_t ldb, double* C,
+                 int64_t ldc, bool add) {
+  Vec c[R][V];
+  for (int i = 0; i < R; ++i)
+    for (int j = 0; j < V; ++j) c[i][j] = add ? load(C + i * ldc + j * W) : Vec{};
+  for (int64_t k = 0; k < K; ++k) {
+    Vec b[V];
+    for (int j = 0; j < V; ++j) b[j] = load(B + k * ldb + j * W);
+    for (int i = 0; i < R; ++i) {
+      Vec a = splat(A[i * lda + k]);
+      for (int j = 0; j < V; ++j) c[i][j] += a * b[j];
+    }
+  }
+  for (int i = 0; i < R; ++i)
+    for (int j = 0; j < V; ++j) store(C + i * ldc + j * W, c[i][j]);
+}
+
+template <int R, int V>
+inline void rows(int64_t M, int64_t K, const double* A, int64_t lda, const double* B, int64_t ldb,
+                 double* C, int64_t ldc, bool add) {
+  int64_t i = 0;
+  for (; i + R <= M; i += R) tile<R, V>(K, A + i * lda, lda, B, ldb, C + i * ldc, ldc, add);
+  if constexpr (R > 1) {
+    if (i < M) rows<R / 2, V>(M - i, K, A + i * lda, lda, B, ldb, C + i * ldc, ldc, add);
+  }
+}
+
+template <int V>
+inline void panel(int vectors, int64_t M, int64_t K, const double* A, int64_t lda, const double* B,
+                  int64_t ldb, double* C, int64_t ldc, bool add) {
+  // A narrow panel takes more rows, to keep enough independent sums in flight.
+  constexpr int R = V == 1 ? 2 * MR : V == 2 && NV > 2 ? MR + 2 : MR;
+  if (vectors == V) return rows<R, V>(M, K, A, lda, B, ldb, C, ldc, add);
+  if constexpr (V > 1) panel<V - 1>(vectors, M, K, A, lda, B, ldb, C, ldc, add);
+}
+
+// Panels [from, to) of the product.
+inline void gemm_panels(int64_t from, int64_t to, int64_t M, int64_t N, int64_t K, const double* A,
+                        int64_t lda, const double* B, int64_t ldb, double* C, int64_t ldc,
+                        bool add) {
+  const bool pack = K * ldb * int64_t(sizeof(double)) > kPackAbove;
+  static thread_local std::vector<double> packed;
+  if (pack) packed.resize(K * NV * W);
+  for (int64_t p = from; p < to; ++p) {
+    const int v = int(std::min<int64_t>(NV, N / W - p * NV));
+    const double* b = B + p * NV * W;
+    int64_t stride = ldb;
+    if (pack) {
+      for (int64_t k = 0; k < K; ++k)
+        std::memcpy(&packed[k * v * W], b + k * ldb, v * W * sizeof(double));
+      b = packed.data();
+      stride = v * W;
+    }
+    panel<NV>(v, M, K, A, lda, b, stride, C + p * NV * W, ldc, add);
+  }
+}
+
+inline void gemm(int64_t M, int64_t N, int64_t K, const double* A, int64_t lda, const double* B,
+                 int64_t ldb, double* C, int64_t ldc, bool add, int threads) {
+  const int64_t panels = (N / W + NV - 1) / NV;
+  if (threads <= 1) return gemm_panels(0, panels, M, N, K, A, lda, B, ldb, C, ldc, add);
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int t = 0; t < threads; ++t)
+    gemm_panels(panels * t / threads, panels * (t + 1) / threads, M, N, K, A, lda, B, ldb, C, ldc,
+                add);
+}
+
+}  // namespace

@@ -1,0 +1,327 @@
+// The whole Sinkhorn solve of a batch of problems on a separable cost, one problem per thread.
+//
+// Potentials are relative to the marginals: P(x, y) = a(x) b(y) exp((f(x) + g(y) - C(x, y)) / eps).
+// One iteration updates f, then g. A solve runs in the scaling domain (u = exp(f/eps), matrix
+// products only) while every sum stays inside (kTiny, kHuge), and goes on in the log domain,
+// from where it is, once one does not.
+
+#include <optional>
+
+#include "separable.h"
+
+namespace {
+
+enum Criterion { kMarginal = 0, kCost = 1 };
+
+struct Options {
+  double tol;
+  int criterion;
+  int max_iter;
+  double overrelaxation;  // 0: chosen per problem
+};
+
+// Overrelaxation in logarithms is log(new) + (w - 1) (log(new) - log(old)). With r = new / old,
+// r^(w-1) is replaced by the rational (p r + q) / (q r + p), p = w, q = 2 - w, which agrees to
+// third order at r = 1 and stays within [q/p, p/q]: no power function, and far from the solution
+// a damped step instead of an overshoot.
+struct Relaxation {
+  Vec p, q;
+  explicit Relaxation(double w) : p(splat(w)), q(splat(2.0 - w)) {}
+  Vec factor(Vec s) const { return (p + q * s) / (q + p * s); }  // s = 1 / r
+};
+
+// Weight and stopping of one problem. The weight follows successive-overrelaxation theory: from
+// the error's rate over four iterations comes the rate of the plain iteration, and from that the
+// best weight. An error that grows fourfold over its best resets the weight to 1.
+class Control {
+ public:
+  Control(const Options& opt, double range) : opt_(opt), adaptive_(opt.overrelaxation == 0.0) {
+    const double rate = range / (range + 25.0);
+    w = adaptive_ ? std::min(1.7, 2.0 / (1.0 + std::sqrt(1.0 - rate))) : opt.overrelaxation;
+  }
+  double w;
+  int k = 0;  // completed iterations
+  double error = kInf, cost = 0, mass = 1;
+  bool converged = false;
+
+  bool needs_cost() const { return opt_.criterion == kCost; }
+  bool exhausted() const { return k >= opt_.max_iter; }
+
+  // Called once per completed iteration; true when the problem is solved.
+  bool observe(double new_error, double new_cost) {
+    if (opt_.criterion == kMarginal)
+      converged = new_error <= opt_.tol;
+    else
+      converged = k > 1 && std::abs(new_cost - cost) <= opt_.tol * std::abs(new_cost);
+    error = new_error;
+    cost = new_cost;
+    if (adaptive_ && !converged) adapt();
+    return converged;
+  }
+
+ private:
+  void adapt() {
+    best_ = std::min(best_, error);
+    if (w > 1.0 && error > 4.0 * best_) {
+      cap_ = 1.0 + 0.8 * (w - 1.0);
+      w = 1.0;
+      best_ = error;
+    }
+    if (k % 4 != 1) return;
+    if (k > 1) {
+      const double rho = std::pow(error / anchor_, 0.25);
+      if (rho <= 1.05 * (w - 1.0)) {
+        w = 1.0 + 0.8 * (w - 1.0);  // past the optimum the error falls as (w - 1)^k
+      } else if (rho < 1.0) {
+        const double r = std::min(std::max(rho, 1e-6), 0.9999);
+        const double plain = std::min((r + w - 1.0) * (r + w - 1.0) / (r * w * w), 0.9999);
+        w = 0.5 * (w + 2.0 / (1.0 + std::sqrt(1.0 - plain)));
+      }
+      w = std::min(w, cap_);
+    }
+    anchor_ = error;
+  }
+
+  Options opt_;
+  bool adaptive_;
+  double cap_ = 1.95, best_ = kInf, anchor_ = kInf;
+};
+
+struct Problem {
+  const Geometry& geo;
+  double epsilon;
+  Buffer a, b;     // padded with zeros
+  Buffer f, g;     // nats, padded
+};
+
+bool inside_range(Vec low, Vec high) { return hmin(low) > kTiny && hmax(high) < kHuge; }
+
+// One axis-parallel state update shared by both sides: S = K(mass * scaling) -> new scaling.
+// Returns the marginal error before and after the update.
+struct Update {
+  double before, after;  // marginal error
+  double mass;           // of the plan, before
+  bool in_range;
+};
+
+Update scale(int64_t size, const double* S, const double* mass, const double* old, double w,
+             double* out, double* weighted) {
+  const Relaxation relax(w);
+  Vec low = splat(kInf), high = splat(0.0), before{}, after{}, mass_before{};
+  for (int64_t i = 0; i < size; i += W) {
+    const Vec s = load(S + i), m = load(mass + i), plain = 1.0 / s;
+    low = vmin(low, s);
+    high = vmax(high, s);
+    Vec next = plain;
+    if (old) {
+      const Vec ratio = vmin(load(old + i) * s, splat(1e300));
+      before += m * vabs(ratio - 1.0);
+      mass_before += m * ratio;
+      if (w != 1.0) {
+        const Vec factor = relax.factor(ratio);
+        next = plain * factor;
+        after += m * vabs(factor - 1.0);
+      }
+    }
+    store(out + i, next);
+    store(weighted + i, m * next);
+  }
+  return {hsum(before), hsum(after), hsum(mass_before), inside_range(low, high)};
+}
+
+enum class Phase { kStart, kRow, kColumn, kDone };
+
+// Where an iteration stands: nothing done yet, before the update of f, before that of g.
+struct State {
+  Phase next = Phase::kStart;
+  double column_error = kInf;
+};
+
+// Scaling domain. Returns when the problem is done, or with the last state in range.
+void solve_scaling(Problem& p, ScalingKernel& kernel, Control& control, State& state) {
+  const Shape &n = p.geo.n, &m = p.geo.m;
+  double lo = kInf, hi = -kInf;
+  for (int64_t r = 0; r < m.n0 * m.n1; ++r)
+    for (int64_t c = 0; c < m.n2; ++c) {
+      lo = std::min(lo, p.g[r * m.ld() + c]);
+      hi = std::max(hi, p.g[r * m.ld() + c]);
+    }
+  if (!(hi - lo < 600.0)) return;
+  const double shift = 0.5 * (hi + lo);
+
+  Buffer S(n.size()), u(n.size()), u_next(n.size()), au(n.size());
+  Buffer T(m.size()), v(m.size()), v_next(m.size()), bv(m.size()), Sc;
+  for (int64_t i = 0; i < m.size(); i += W) {
+    const Vec x = vexp(load(&p.g[i]) - shift);
+    store(&v[i], x);
+    store(&bv[i], x * load(&p.b[i]));
+  }
+  const auto to_log = [&] {
+    if (state.next != Phase::kStart)
+      for (int64_t i = 0; i < n.size(); i += W) store(&p.f[i], vlog(load(&u[i])) - shift);
+    for (int64_t i = 0; i < m.size(); i += W) store(&p.g[i], vlog(load(&v[i])) + shift);
+  };
+  const auto with_cost = [&] {
+    if (Sc.empty()) Sc.resize(n.size());
+    kernel.forward_cost(bv.data(), S.data(), Sc.data());
+    Vec total{};
+    for (int64_t i = 0; i < n.size(); i += W)
+      total += load(&p.a[i]) * load(&u[i]) * load(&Sc[i]);
+    return hsum(total);
+  };
+
+  double cost = 0;
+  for (;;) {
+    const bool started = state.next == Phase::kRow;
+    if (started && (control.needs_cost() || control.exhausted()))
+      cost = with_cost();
+    else
+      kernel.forward(bv.data(), S.data());
+    const Update row = scale(n.size(), S.data(), p.a.data(), started ? u.data() : nullptr,
+                             control.w, u_next.data(), au.data());
+    if (!row.in_range) return to_log();
+    if (started) {
+      control.mass = row.mass;
+      const bool solved = control.observe(row.before + state.column_error, cost);
+      if (solved || control.exhausted()) {
+        if (solved && !control.needs_cost()) control.cost = with_cost();
+        state.next = Phase::kDone;
+        return to_log();
+      }
+    }
+    u.swap(u_next);
+    state.next = Phase::kColumn;
+
+    kernel.backward(au.data(), T.data());
+    const Update column = scale(m.size(), T.data(), p.b.data(), v.data(), control.w,
+                                v_next.data(), bv.data());
+    if (!column.in_range) return to_log();
+    v.swap(v_next);
+    state = {Phase::kRow, column.after};
+    ++control.k;
+  }
+}
+
+// Log domain; the same iteration in logarithms. A solve that left the other domain between f and
+// g takes its update of f again, which changes nothing where the weight is 1.
+void solve_log(Problem& p, Control& control, State state, int threads) {
+  const Shape &n = p.geo.n, &m = p.geo.m;
+  LogKernel kernel(p.geo, p.epsilon, threads);
+  Buffer la(n.size()), lb(m.size()), h(m.size()), k(n.size()), L(n.size()), M(m.size()), mean;
+  for (int64_t i = 0; i < n.size(); i += W) store(&la[i], vlog(load(&p.a[i])));
+  for (int64_t i = 0; i < m.size(); i += W) store(&lb[i], vlog(load(&p.b[i])));
+
+  const auto add = [](const Buffer& x, const Buffer& y, Buffer& out) {
+    for (size_t i = 0; i < out.size(); i += W) store(&out[i], load(&x[i]) + load(&y[i]));
+  };
+  // Marginal error of a side whose potential is x and whose log-sum is l, and the plan's mass.
+  const auto marginal = [](const Buffer& mass, const Buffer& x, const Buffer& l, double& total) {
+    Vec error{}, sum{};
+    for (size_t i = 0; i < x.size(); i += W) {
+      const Vec m = load(&mass[i]);
+      const Vec ratio = vexp(vmin(load(&x[i]) + load(&l[i]), splat(690.0)));
+      error += m * vabs(ratio - 1.0);
+      sum += m * ratio;
+    }
+    total = hsum(sum);
+    return hsum(error);
+  };
+  const auto relax = [](Buffer& x, const Buffer& l, double w, bool plain) {
+    const Relaxation r(w);
+    for (size_t i = 0; i < x.size(); i += W) {
+      const Vec next = -load(&l[i]);
+      const Vec s = vexp(vmax(vmin(load(&x[i]) - next, splat(690.0)), splat(-690.0)));
+      store(&x[i], plain || w == 1.0 ? next : next + vlog(r.factor(s)));
+    }
+  };
+  const auto with_cost = [&] {
+    if (mean.empty()) mean.resize(n.size());
+    kernel.forward_mean(h.data(), L.data(), mean.data());
+    Vec total{};
+    for (int64_t i = 0; i < n.size(); i += W) {
+      const Vec mass =
+          load(&p.a[i]) * vexp(vmin(load(&p.f[i]) + load(&L[i]), splat(690.0)));
+      total += mass * load(&mean[i]);
+    }
+    return hsum(total);
+  };
+
+  double cost = 0, column_mass = 1;
+  for (;;) {
+    const bool started = state.next == Phase::kRow;
+    add(p.g, lb, h);
+    if (started && (control.needs_cost() || control.exhausted()))
+      cost = with_cost();
+    else
+      kernel.forward(h.data(), L.data());
+    if (started) {
+      const double row_error = marginal(p.a, p.f, L, control.mass);
+      const bool solved = control.observe(row_error + state.column_error, cost);
+      if (solved || control.exhausted()) {
+        if (solved && !control.needs_cost()) control.cost = with_cost();
+        return;
+      }
+    }
+    relax(p.f, L, control.w, !started);
+
+    add(p.f, la, k);
+    kernel.backward(k.data(), M.data());
+    relax(p.g, M, control.w, false);
+    state = {Phase::kRow, marginal(p.b, p.g, M, column_mass)};
+    ++control.k;
+  }
+}
+
+}  // namespace
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+
+// Shapes and costs are those of Geometry; a is (batch, n...), b and g are (batch, m...), all
+// contiguous. f and g are in units of cost; g holds the start on entry.
+extern "C" void JOIN(sinkhorn_separable_, ISA)(
+    int64_t batch, int d, const int64_t* shape_n, const int64_t* shape_m,
+    const double* const* costs, const double* a, const double* b, const double* epsilon,
+    double tol, int criterion, int max_iter, double overrelaxation, int threads, double* f,
+    double* g, double* cost, double* mass, double* marginal_error, int32_t* n_iters,
+    uint8_t* converged, uint8_t* log_domain) {
+  const Geometry geo(d, shape_n, shape_m, costs);
+  const int outer = int(std::min<int64_t>(batch, threads)), inner = std::max(1, threads / outer);
+  const Options options{tol, criterion, max_iter, overrelaxation};
+#pragma omp parallel num_threads(outer) if (outer > 1)
+  {
+    FlushSubnormals flush;
+    std::optional<ScalingKernel> kernel;  // reused while epsilon stays the same
+    Problem p{geo, 0, Buffer(geo.n.size()), Buffer(geo.m.size()), Buffer(geo.n.size()),
+              Buffer(geo.m.size())};
+#pragma omp for schedule(dynamic)
+    for (int64_t i = 0; i < batch; ++i) {
+      const int64_t nn = geo.n.count(), mm = geo.m.count();
+      p.epsilon = epsilon[i];
+      pad_rows(a + i * nn, geo.n, 0.0, p.a.data());
+      pad_rows(b + i * mm, geo.m, 0.0, p.b.data());
+      pad_rows(g + i * mm, geo.m, 0.0, p.g.data());
+      for (double& x : p.g) x /= p.epsilon;
+
+      const double range = geo.max_cost / p.epsilon;
+      Control control(options, range);
+      State state;
+      if (range < 1200.0) {  // beyond, the plain iteration is known to leave the range at once
+        if (!kernel || kernel->epsilon() != p.epsilon) kernel.emplace(geo, p.epsilon, inner);
+        solve_scaling(p, *kernel, control, state);
+      }
+      log_domain[i] = state.next != Phase::kDone;
+      if (log_domain[i]) solve_log(p, control, state, inner);
+
+      for (double& x : p.f) x *= p.epsilon;
+      for (double& x : p.g) x *= p.epsilon;
+      unpad_rows(p.f.data(), geo.n, f + i * nn);
+      unpad_rows(p.g.data(), geo.m, g + i * mm);
+      cost[i] = control.cost;
+      mass[i] = control.mass;
+      marginal_error[i] = control.error;
+      n_iters[i] = control.k;
+      converged[i] = control.converged;
+    }
+  }
+}

@@ -1,0 +1,182 @@
+"""Regular grids with a cost that is a sum over the axes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unot_fast.geometry.base import Geometry, Structure
+
+COSTS = ("sqeuclidean", "lp")
+
+
+class Grid(Geometry):
+    r"""A grid of 1, 2 or 3 axes with the cost :math:`|x - y|_p^p = \sum_k |x_k - y_k|^p`.
+
+    Parameters
+    ----------
+    shape : int or sequence of int
+        Points along each axis; any lengths.
+    cost : {"sqeuclidean", "lp"}
+        ``"sqeuclidean"`` is p = 2: the squared Euclidean distance, not halved. ``"lp"`` takes
+        ``p`` from the argument of that name; p = 1 is the city-block distance.
+    p : float, optional
+        Exponent of ``cost="lp"``, p >= 1.
+    extent : float or sequence of float, optional
+        Physical length of each axis, from the first point to the last; default 1, so that the
+        coordinates are ``linspace(0, 1, n)`` with both ends.
+    spacing : float or sequence of float, optional
+        Distance between neighbours along each axis, instead of ``extent``.
+    target : Grid, int or sequence of int, optional
+        The grid of the second measure, where it differs: its coordinates are used; a bare shape
+        takes the same extent. Default: this grid.
+
+    Attributes
+    ----------
+    coordinates, target_coordinates : tuple of Tensor
+        Positions along each axis, float64.
+
+    Raises
+    ------
+    ValueError
+        An argument is out of its range; the message names it.
+
+    Examples
+    --------
+    >>> from unot_fast import Grid
+    >>> Grid((28, 28)).max_cost
+    2.0
+    >>> Grid((64, 48), spacing=0.5, target=(32, 24)).target_shape
+    (32, 24)
+    """
+
+    structure = Structure.SEPARABLE
+
+    def __init__(
+        self,
+        shape: int | Sequence[int],
+        cost: str = "sqeuclidean",
+        *,
+        p: float | None = None,
+        extent: float | Sequence[float] | None = None,
+        spacing: float | Sequence[float] | None = None,
+        target: Grid | int | Sequence[int] | None = None,
+    ):
+        self.shape = _as_shape("shape", shape)
+        self.cost = cost
+        self.p = _exponent(cost, p)
+        if extent is not None and spacing is not None:
+            raise ValueError("spacing: give either extent or spacing, not both")
+        lengths = _lengths(self.shape, extent, spacing)
+        self.coordinates = tuple(
+            torch.linspace(0, length, n, dtype=torch.float64)
+            for n, length in zip(self.shape, lengths, strict=True)
+        )
+        if target is None:
+            self.target_shape, self.target_coordinates = self.shape, self.coordinates
+        elif isinstance(target, Grid):
+            self.target_shape, self.target_coordinates = target.shape, target.coordinates
+        else:
+            other = Grid(target, extent=lengths)
+            self.target_shape, self.target_coordinates = other.shape, other.coordinates
+        if len(self.target_shape) != len(self.shape):
+            raise ValueError(
+                f"target must have {len(self.shape)} axes, as shape has; got {self.target_shape}"
+            )
+
+    @classmethod
+    def from_coordinates(
+        cls,
+        coordinates: Sequence[Tensor],
+        target_coordinates: Sequence[Tensor] | None = None,
+        cost: str = "sqeuclidean",
+        *,
+        p: float | None = None,
+    ) -> Grid:
+        """A grid whose points along each axis are given, increasing but not equally spaced.
+
+        Parameters
+        ----------
+        coordinates, target_coordinates : sequence of Tensor
+            One 1-D tensor per axis; the target defaults to the source.
+        cost, p
+            As for `Grid`.
+        """
+        source = tuple(torch.as_tensor(c, dtype=torch.float64) for c in coordinates)
+        target = source
+        if target_coordinates is not None:
+            target = tuple(torch.as_tensor(c, dtype=torch.float64) for c in target_coordinates)
+        for name, side in (("coordinates", source), ("target_coordinates", target)):
+            for c in side:
+                if c.ndim != 1 or not c.isfinite().all() or bool((c.diff() <= 0).any()):
+                    raise ValueError(f"{name} must be finite, increasing 1-D tensors")
+        grid = cls([len(c) for c in source], cost, p=p, target=[len(c) for c in target])
+        grid.coordinates, grid.target_coordinates = source, target
+        return grid
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @functools.cached_property
+    def axis_costs(self) -> tuple[Tensor, ...]:
+        """Cost along each axis, shapes (n_k, m_k), float64; the cost is their sum."""
+        return tuple(
+            (x[:, None] - y).abs().pow(self.p)
+            for x, y in zip(self.coordinates, self.target_coordinates, strict=True)
+        )
+
+    @functools.cached_property
+    def max_cost(self) -> float:
+        return float(sum(c.max() for c in self.axis_costs))
+
+    def points(self, side: str = "source") -> Tensor:
+        axes = self.coordinates if side == "source" else self.target_coordinates
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+
+    def cost_matrix(self) -> Tensor:
+        x = self.points("source").reshape(-1, 1, self.ndim)
+        y = self.points("target").reshape(1, -1, self.ndim)
+        return (x - y).abs().pow(self.p).sum(-1)
+
+    def __repr__(self) -> str:
+        target = "" if self.target_shape == self.shape else f", target={self.target_shape}"
+        p = f", p={self.p:g}" if self.cost == "lp" else ""
+        return f"Grid({self.shape}, {self.cost!r}{p}{target})"
+
+
+def _as_shape(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    if not 1 <= len(sizes) <= 3:
+        raise ValueError(f"{name} must have 1, 2 or 3 axes; got {sizes}")
+    if any(not isinstance(n, int) or n < 1 for n in sizes):
+        raise ValueError(f"{name} must hold positive integers; got {sizes}")
+    return sizes
+
+
+def _exponent(cost: str, p: float | None) -> float:
+    if cost not in COSTS:
+        raise ValueError(f"cost must be one of {COSTS}; got {cost!r}")
+    if cost == "sqeuclidean":
+        if p not in (None, 2):
+            raise ValueError("p goes with cost='lp'; 'sqeuclidean' is p = 2")
+        return 2.0
+    if p is None or not 1 <= p < float("inf"):
+        raise ValueError(f"p must be a number >= 1 with cost='lp'; got {p!r}")
+    return float(p)
+
+
+def _lengths(shape, extent, spacing) -> list[float]:
+    name, given = ("extent", extent) if spacing is None else ("spacing", spacing)
+    given = 1.0 if given is None else given
+    values = [float(given)] * len(shape) if isinstance(given, int | float) else list(given)
+    if len(values) != len(shape):
+        raise ValueError(f"{name} must hold one number per axis of {shape}; got {given}")
+    if any(not 0 < v < float("inf") for v in values):
+        raise ValueError(f"{name} must be positive and finite; got {given}")
+    if spacing is not None:
+        values = [v * max(n - 1, 1) for v, n in zip(values, shape, strict=True)]
+    return [float(v) for v in values]

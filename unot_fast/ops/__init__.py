@@ -1,0 +1,7 @@
+"""The boundary between the library and its kernels: one file per operator."""
+
+from unot_fast.ops.backends import Backend, backends, resolve
+from unot_fast.ops.separable_lse import separable_lse
+from unot_fast.ops.sinkhorn_separable import Solution, sinkhorn_separable
+
+__all__ = ["Backend", "Solution", "backends", "resolve", "separable_lse", "sinkhorn_separable"]

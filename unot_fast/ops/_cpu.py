@@ -1,0 +1,86 @@
+"""Calls into the compiled CPU kernels: pointers and sizes, nothing else."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unot_fast.ops.backends import cpu_isa, cpu_library
+
+_i64, _int, _double, _pointer = ctypes.c_int64, ctypes.c_int, ctypes.c_double, ctypes.c_void_p
+
+
+def _sizes(shape: Sequence[int]) -> ctypes.Array:
+    return (_i64 * len(shape))(*shape)
+
+
+def _prepare(*tensors: Tensor) -> list[Tensor]:
+    return [t.detach().to(torch.float64).contiguous() for t in tensors]
+
+
+def _geometry(costs: Sequence[Tensor]) -> tuple:
+    """Arguments that describe the cost; the caller keeps ``costs`` alive during the call."""
+    return (
+        _int(len(costs)),
+        _sizes([c.shape[0] for c in costs]),
+        _sizes([c.shape[1] for c in costs]),
+        (_pointer * len(costs))(*(c.data_ptr() for c in costs)),
+    )
+
+
+def separable_lse(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor) -> Tensor:
+    dtype = h.dtype
+    h, epsilon, *costs = _prepare(h, epsilon, *costs)
+    out = h.new_empty((h.shape[0], *(c.shape[0] for c in costs)))
+    if out.numel():
+        getattr(cpu_library(), f"separable_lse_{cpu_isa()}")(
+            _i64(h.shape[0]),
+            *_geometry(costs),
+            _pointer(h.data_ptr()),
+            _pointer(epsilon.data_ptr()),
+            _int(torch.get_num_threads()),
+            _pointer(out.data_ptr()),
+        )
+    return out.to(dtype)
+
+
+def sinkhorn_separable(
+    a: Tensor,
+    b: Tensor,
+    costs: Sequence[Tensor],
+    epsilon: Tensor,
+    g: Tensor,
+    tol: float,
+    criterion: str,
+    max_iter: int,
+    overrelaxation: float | None,
+) -> tuple[Tensor, ...]:
+    dtype = a.dtype
+    start = g
+    a, b, epsilon, g, *costs = _prepare(a, b, epsilon, g, *costs)
+    if g.data_ptr() == start.data_ptr():  # the kernel writes into it
+        g = g.clone()
+    batch = a.shape[0]
+    f = torch.empty_like(a)
+    cost, mass, error = a.new_empty((3, batch))
+    n_iters = torch.empty(batch, dtype=torch.int32)
+    converged, log_domain = torch.empty((2, batch), dtype=torch.bool)
+    if batch:
+        getattr(cpu_library(), f"sinkhorn_separable_{cpu_isa()}")(
+            _i64(batch),
+            *_geometry(costs),
+            *(_pointer(t.data_ptr()) for t in (a, b, epsilon)),
+            _double(tol),
+            _int({"marginal": 0, "cost": 1}[criterion]),
+            _int(max_iter),
+            _double(overrelaxation or 0.0),
+            _int(torch.get_num_threads()),
+            *(_pointer(t.data_ptr()) for t in (f, g, cost, mass, error, n_iters)),
+            *(_pointer(t.data_ptr()) for t in (converged, log_domain)),
+        )
+    reals = (t.to(dtype) for t in (f, g, cost, mass, error))
+    # Outputs of an operator may not share memory.
+    return *(t.clone() if t._is_view() else t for t in reals), n_iters, converged.clone(), log_domain.clone()

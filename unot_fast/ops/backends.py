@@ -1,0 +1,141 @@
+"""Which implementations can run here, and why not where they cannot."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run the operators of the package.
+
+    Attributes
+    ----------
+    name : str
+        What to pass as ``backend=``.
+    available : bool
+        Whether it can run in this process.
+    devices : tuple of str
+        Device types of the tensors it takes.
+    detail : str
+        What it will use, or why it cannot run.
+    """
+
+    name: str
+    available: bool
+    devices: tuple[str, ...]
+    detail: str
+
+    def __str__(self) -> str:
+        mark = "yes" if self.available else "no"
+        return f"{self.name:<10} {mark:<4} {'/'.join(self.devices):<10} {self.detail}"
+
+
+class Backends(dict[str, Backend]):
+    """Backends by name; printing it gives a table."""
+
+    def __str__(self) -> str:
+        return "\n".join(["backend    runs on         detail", *map(str, self.values())])
+
+    __repr__ = __str__
+
+
+@functools.cache
+def cpu_library() -> ctypes.CDLL | None:
+    """The compiled CPU kernels, or None when the package was installed without them."""
+    spec = importlib.util.find_spec("unot_fast._cpu")
+    if spec is None or spec.origin is None:
+        return None
+    library = ctypes.CDLL(str(Path(spec.origin)))
+    library.unot_fast_isa.restype = ctypes.c_char_p
+    return library
+
+
+def cpu_isa() -> str:
+    """Instruction set of the CPU kernels: ``avx512``, ``avx2`` or ``baseline``.
+
+    The environment variable ``UNOT_FAST_ISA`` forces a narrower one.
+    """
+    best = cpu_library().unot_fast_isa().decode()
+    wanted = os.environ.get("UNOT_FAST_ISA", best)
+    order = ("baseline", "avx2", "avx512")
+    if wanted not in order:
+        raise ValueError(f"UNOT_FAST_ISA must be one of {order}; got {wanted!r}")
+    return min(best, wanted, key=order.index)
+
+
+def _cpu() -> Backend:
+    library = cpu_library()
+    if library is None:
+        detail = "compiled library missing; reinstall the package with a C++17 compiler"
+        return Backend("cpu", False, ("cpu",), detail)
+    openmp = "OpenMP" if library.unot_fast_openmp() else "no OpenMP: one thread"
+    detail = f"compiled float64 kernels, {cpu_isa()}, {openmp}"
+    return Backend("cpu", True, ("cpu",), detail)
+
+
+def _triton() -> Backend:
+    if importlib.util.find_spec("triton") is None:
+        return Backend("triton", False, ("cuda",), "triton is not installed")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return Backend("triton", True, ("cpu",), "float32 kernels in Triton's interpreter (slow)")
+    if not torch.cuda.is_available():
+        return Backend("triton", False, ("cuda",), "no CUDA device is visible to torch")
+    return Backend("triton", True, ("cuda",), f"float32 kernels on {torch.cuda.get_device_name()}")
+
+
+def backends() -> Backends:
+    """List the backends, whether each can run here, and why.
+
+    Returns
+    -------
+    Backends
+        A dictionary from name to `Backend`; its string is a table.
+
+    Examples
+    --------
+    >>> import unot_fast
+    >>> unot_fast.backends()["reference"].available
+    True
+    """
+    reference = Backend(
+        "reference", True, ("cpu", "cuda"), "readable dense float64, for checks on small problems"
+    )
+    return Backends({b.name: b for b in (_cpu(), _triton(), reference)})
+
+
+def resolve(backend: str, device: torch.device) -> str:
+    """Name of the backend to run for tensors on ``device``.
+
+    Raises
+    ------
+    ValueError
+        ``backend`` is unknown.
+    RuntimeError
+        The backend asked for, or the only fast one for this device, cannot run here.
+    """
+    known = backends()
+    if backend == "auto":
+        name = {"cpu": "cpu", "cuda": "triton"}.get(device.type, "reference")
+    elif backend in known:
+        name = backend
+    else:
+        raise ValueError(f"backend must be 'auto' or one of {list(known)}; got {backend!r}")
+    chosen = known[name]
+    if not chosen.available:
+        raise RuntimeError(
+            f"backend {name!r} cannot run here: {chosen.detail}. backend='reference' always can."
+        )
+    if name != "reference" and device.type not in chosen.devices:
+        raise RuntimeError(
+            f"backend {name!r} takes tensors on {' or '.join(chosen.devices)}; "
+            f"these are on {device.type}"
+        )
+    return name

@@ -1,0 +1,107 @@
+r"""Gradients of converged potentials by the implicit function theorem.
+
+At the solution, with :math:`M = e^{(f + g - C)/\varepsilon}`, the potentials satisfy
+:math:`M b = 1` and :math:`M^\top a = 1`. Differentiating both and taking the adjoint leaves, for
+cotangents :math:`\bar f, \bar g`,
+
+.. math:: (I - M^\top a\, M\, b)\, y = M^\top (a\, M \bar g - \bar f), \qquad
+          x = -M (\bar g + b\, y), \qquad \bar a = \varepsilon x, \quad \bar b = \varepsilon y,
+
+where a and b act as diagonal matrices. The operator is self-adjoint and non-negative under the
+inner product weighted by b, so conjugate gradients solve it; each step costs one Sinkhorn
+iteration. Its kernel, the constants, is the free constant of the potentials.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unot_fast.ops.scaled_kernel import ScaledKernel
+
+_RTOL, _MAX_STEPS, _CHECK_EVERY = 1e-12, 2000, 10
+
+
+def potentials_vjp(
+    a: Tensor,
+    b: Tensor,
+    costs: Sequence[Tensor],
+    epsilon: Tensor,
+    f: Tensor,
+    g: Tensor,
+    grad_f: Tensor,
+    grad_g: Tensor,
+    grad_cost: Tensor,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """Pull cotangents of (f, g, <C, P>) back to (a, b).
+
+    Shapes are those of `unot_fast.ops.sinkhorn_separable`; ``grad_cost`` has shape (B,). The
+    cotangents of f and g must not see the potentials' free constant: their sums must agree.
+    """
+    dtype = a.dtype
+    a, b, epsilon = (t.detach().double() for t in (a, b, epsilon))
+    grad_f, grad_g, grad_cost = (t.detach().double() for t in (grad_f, grad_g, grad_cost))
+    kernel = ScaledKernel(f, g, costs, epsilon, backend)
+
+    def forward(y):
+        return kernel.forward(y[:, None])[:, 0]
+
+    def backward(x):
+        return kernel.backward(x[:, None])[:, 0]
+
+    per_problem = (-1,) + (1,) * (a.ndim - 1)
+    eps = epsilon.view(per_problem)
+    grad_a, grad_b = torch.zeros_like(a), torch.zeros_like(b)
+    if bool((grad_cost != 0).any()):  # <C, P> depends on a, b, f and g
+        weight = grad_cost.view(per_problem)
+        row = weight * kernel.forward_cost(b[:, None])[:, 0]
+        column = weight * kernel.backward_cost(a[:, None])[:, 0]
+        grad_a, grad_b = row, column
+        grad_f, grad_g = grad_f + a * row / eps, grad_g + b * column / eps
+
+    rhs = backward(a * forward(grad_g) - grad_f)
+    y = _conjugate_gradients(lambda y: y - backward(a * forward(b * y)), rhs, b)
+    x = -forward(grad_g + b * y)
+    return (grad_a + eps * x).to(dtype), (grad_b + eps * y).to(dtype)
+
+
+def _conjugate_gradients(operator, rhs: Tensor, weight: Tensor) -> Tensor:
+    """Solve per problem in the ``weight`` inner product, orthogonally to the constants."""
+    per_problem = (-1,) + (1,) * (rhs.ndim - 1)
+
+    def dot(p, q):
+        return (weight * p * q).flatten(1).sum(1).view(per_problem)
+
+    def project(p):
+        return p - dot(p, torch.ones_like(p)) / dot(torch.ones_like(p), torch.ones_like(p))
+
+    rhs = project(rhs)
+    target = _RTOL**2 * dot(rhs, rhs)
+    solution, residual = torch.zeros_like(rhs), rhs
+    direction, square = residual, dot(residual, residual)
+    for step in range(_MAX_STEPS):
+        if step % _CHECK_EVERY == 0 and bool((square <= target).all()):
+            break
+        image = project(operator(direction))
+        curvature = dot(direction, image)
+        active = (square > target) & (curvature > 0)
+        alpha = torch.where(active, square / curvature, 0.0)
+        solution = solution + alpha * direction
+        residual = residual - alpha * image
+        new_square = dot(residual, residual)
+        beta = torch.where(active, new_square / square, 0.0)
+        direction = torch.where(active, residual + beta * direction, direction)
+        square = torch.where(active, new_square, square)
+    else:
+        left = float((square / target.clamp_min(1e-300)).sqrt().max()) * _RTOL
+        warnings.warn(
+            f"gradient of the potentials: conjugate gradients stopped after {_MAX_STEPS} steps "
+            f"at relative residual {left:.1e}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return solution

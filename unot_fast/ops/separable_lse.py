@@ -1,0 +1,73 @@
+"""Log-sum-exp against a separable cost: one half-step of Sinkhorn's iteration."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+torch.library.define(
+    "unot_fast::separable_lse",
+    "(Tensor h, Tensor[] costs, Tensor epsilon, str backend) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+_MODULES = {
+    "cpu": "unot_fast.ops._cpu",
+    "triton": "unot_fast.kernels.separable_lse",
+    "reference": "unot_fast.reference.separable_lse",
+}
+
+
+@torch.library.impl("unot_fast::separable_lse", "CompositeExplicitAutograd")
+def _impl(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor, backend: str) -> Tensor:
+    return importlib.import_module(_MODULES[backend]).separable_lse(h, costs, epsilon).to(h.dtype)
+
+
+@torch.library.register_fake("unot_fast::separable_lse")
+def _fake(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor, backend: str) -> Tensor:
+    return h.new_empty((h.shape[0], *(c.shape[0] for c in costs)))
+
+
+def _vmap(info, in_dims, h, costs, epsilon, backend):
+    """Fold the mapped dimension into the batch that the operator has anyway."""
+    h_dim, cost_dims, eps_dim, _ = in_dims
+    if any(d is not None for d in cost_dims):
+        raise NotImplementedError("separable_lse: the costs are shared and cannot be vmapped over")
+    size = info.batch_size
+    h = h.movedim(h_dim, 0) if h_dim is not None else h.expand(size, *h.shape)
+    epsilon = epsilon.movedim(eps_dim, 0) if eps_dim is not None else epsilon.expand(size, *epsilon.shape)
+    out = separable_lse(h.flatten(0, 1), costs, epsilon.flatten(), backend=backend)
+    return out.unflatten(0, (size, -1)), 0
+
+
+torch.library.register_vmap("unot_fast::separable_lse", _vmap)
+
+
+def separable_lse(
+    h: Tensor, costs: Sequence[Tensor], epsilon: Tensor, *, backend: str
+) -> Tensor:
+    r"""Log-sum-exp of ``h`` against a sum of per-axis costs.
+
+    .. math:: \mathrm{out}_b(x) = \log \sum_y \exp\bigl(h_b(y)
+              - \textstyle\sum_k C_k(x_k, y_k) / \varepsilon_b\bigr)
+
+    Parameters
+    ----------
+    h : Tensor, shape (B, m_1, ..., m_d)
+        Logarithms, in nats; ``-inf`` stands for no mass.
+    costs : sequence of d Tensors, shape (n_k, m_k)
+        Cost along each axis, d <= 3.
+    epsilon : Tensor, shape (B,)
+        Positive regularisation, in units of cost.
+    backend : str
+        ``"cpu"``, ``"triton"`` or ``"reference"``.
+
+    Returns
+    -------
+    Tensor, shape (B, n_1, ..., n_d)
+        In nats, of the dtype of ``h``.
+    """
+    return torch.ops.unot_fast.separable_lse(h, list(costs), epsilon, backend)

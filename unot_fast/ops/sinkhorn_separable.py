@@ -1,0 +1,157 @@
+"""A whole Sinkhorn solve on a separable cost, for a batch of problems."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unot_fast.ops.implicit import potentials_vjp
+
+torch.library.define(
+    "unot_fast::sinkhorn_separable",
+    "(Tensor a, Tensor b, Tensor[] costs, Tensor epsilon, Tensor g, float tol, str criterion, "
+    "int max_iter, float? overrelaxation, str backend) -> (Tensor f, Tensor g_out, Tensor cost, "
+    "Tensor mass, Tensor marginal_error, Tensor n_iters, Tensor converged, Tensor log_domain)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+_MODULES = {
+    "cpu": "unot_fast.ops._cpu",
+    "triton": "unot_fast.kernels.sinkhorn_separable",
+    "reference": "unot_fast.reference.sinkhorn_separable",
+}
+
+
+class Solution(NamedTuple):
+    """What `sinkhorn_separable` returns; every scalar is one per problem, shape (B,).
+
+    The plan is ``P(x, y) = a(x) b(y) exp((f(x) + g(y) - C(x, y)) / epsilon)``.
+    """
+
+    f: Tensor
+    g: Tensor
+    cost: Tensor
+    mass: Tensor
+    marginal_error: Tensor
+    n_iters: Tensor
+    converged: Tensor
+    log_domain: Tensor
+
+
+@torch.library.impl("unot_fast::sinkhorn_separable", "CompositeExplicitAutograd")
+def _impl(a, b, costs, epsilon, g, tol, criterion, max_iter, overrelaxation, backend):
+    solve = importlib.import_module(_MODULES[backend]).sinkhorn_separable
+    return solve(a, b, costs, epsilon, g, tol, criterion, max_iter, overrelaxation)
+
+
+@torch.library.register_fake("unot_fast::sinkhorn_separable")
+def _fake(a, b, costs, epsilon, g, tol, criterion, max_iter, overrelaxation, backend):
+    batch = a.shape[0]
+    scalars = [a.new_empty(batch) for _ in range(3)]
+    flags = [a.new_empty(batch, dtype=t) for t in (torch.int32, torch.bool, torch.bool)]
+    return a.new_empty(a.shape), a.new_empty(b.shape), *scalars, *flags
+
+
+def _setup_context(ctx, inputs, output):
+    a, b, costs, epsilon, *_ = inputs
+    f, g, _, *rest = output
+    ctx.backend = inputs[-1]
+    ctx.mark_non_differentiable(*rest)
+    ctx.save_for_backward(a, b, epsilon, f, g, *costs)
+
+
+def _backward(ctx, grad_f, grad_g, grad_cost, *_):
+    a, b, epsilon, f, g, *costs = ctx.saved_tensors
+    grad_a, grad_b = potentials_vjp(
+        a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, ctx.backend
+    )
+    return grad_a, grad_b, [None] * len(costs), None, None, None, None, None, None, None
+
+
+torch.library.register_autograd(
+    "unot_fast::sinkhorn_separable", _backward, setup_context=_setup_context
+)
+
+
+def _vmap(info, in_dims, a, b, costs, epsilon, g, *options):
+    """Fold the mapped dimension into the batch that the operator has anyway."""
+    if any(d is not None for d in in_dims[2]):
+        raise NotImplementedError(
+            "sinkhorn_separable: the costs are shared and cannot be vmapped over"
+        )
+    size = info.batch_size
+
+    def fold(x, dim):
+        x = x.movedim(dim, 0) if dim is not None else x.expand(size, *x.shape)
+        return x.flatten(0, 1)
+
+    tensors = [fold(x, in_dims[i]) for i, x in ((0, a), (1, b), (3, epsilon), (4, g))]
+    out = torch.ops.unot_fast.sinkhorn_separable(
+        tensors[0], tensors[1], costs, tensors[2], tensors[3], *options
+    )
+    return tuple(t.unflatten(0, (size, -1)) for t in out), (0,) * len(out)
+
+
+torch.library.register_vmap("unot_fast::sinkhorn_separable", _vmap)
+
+
+def sinkhorn_separable(
+    a: Tensor,
+    b: Tensor,
+    costs: Sequence[Tensor],
+    epsilon: Tensor,
+    g: Tensor,
+    *,
+    tol: float,
+    criterion: str,
+    max_iter: int,
+    overrelaxation: float | None,
+    backend: str,
+) -> Solution:
+    r"""Run Sinkhorn's iteration from ``g``, all iterations of a problem in one call.
+
+    One iteration is :math:`f \leftarrow -\varepsilon \log \sum_y b(y) e^{(g(y) - C(x, y)) /
+    \varepsilon}`, then the same for ``g`` with the sides exchanged, each overrelaxed except the
+    first update of ``f``. The marginal error is :math:`\|P 1 - a\|_1 + \|P^\top 1 - b\|_1`.
+
+    Parameters
+    ----------
+    a, b : Tensor, shapes (B, n_1, ..., n_d) and (B, m_1, ..., m_d)
+        Non-negative, each problem of total mass 1.
+    costs : sequence of d Tensors, shape (n_k, m_k)
+        Cost along each axis, d <= 3.
+    epsilon : Tensor, shape (B,)
+        Positive regularisation, in units of cost.
+    g : Tensor, shape of b
+        Start, in units of cost.
+    tol : float
+        Threshold of the criterion.
+    criterion : str
+        ``"marginal"``: the marginal error. ``"cost"``: relative change of ``<C, P>`` over an
+        iteration.
+    max_iter : int
+        Most iterations, at least 1.
+    overrelaxation : float or None
+        Weight in [1, 2), or None to adapt it per problem.
+    backend : str
+        ``"cpu"``, ``"triton"`` or ``"reference"``.
+
+    Returns
+    -------
+    Solution
+        Potentials in units of cost, and per problem: ``<C, P>``, mass of P, marginal error,
+        iterations done, whether the criterion was met, whether the log domain was used.
+
+    Notes
+    -----
+    Differentiable in ``a`` and ``b`` through ``f``, ``g`` and ``cost``, by the implicit function
+    theorem at the returned potentials (see `unot_fast.ops.implicit`); nothing is unrolled.
+    """
+    out = torch.ops.unot_fast.sinkhorn_separable(
+        a, b, list(costs), epsilon, g, tol, criterion, max_iter, overrelaxation, backend
+    )
+    return Solution(*out)

@@ -1,0 +1,1 @@
+"""Readable float64 definitions on dense matrices: the truth that kernels are compared with."""

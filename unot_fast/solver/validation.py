@@ -1,0 +1,153 @@
+"""Turn what a user passes into what the operators take, or say what is wrong with it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unot_fast.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class Problems:
+    """A checked, flattened batch: masses sum to 1 and ``total`` is what they summed to."""
+
+    a: Tensor  # (B, n_1, ..., n_d)
+    b: Tensor  # (B, m_1, ..., m_d)
+    epsilon: Tensor  # (B,), float64
+    total: Tensor  # (B,)
+    batch_shape: torch.Size
+
+
+def prepare(
+    a: Tensor,
+    b: Tensor,
+    geom: Geometry,
+    epsilon: float | Tensor,
+    normalize: bool,
+    dtype: torch.dtype | None,
+) -> Problems:
+    """Check every argument, broadcast the leading dimensions and normalise the masses.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The message names the argument.
+    """
+    if not isinstance(geom, Geometry):
+        raise TypeError(f"geom must be a Geometry such as unot_fast.Grid; got {type(geom).__name__}")
+    a = _measure("a", a, geom.shape)
+    b = _measure("b", b, geom.target_shape)
+    if a.device != b.device:
+        raise ValueError(f"b must be on the device of a; got {b.device} and {a.device}")
+    dtype = _result_dtype(a, b, dtype)
+    d = len(geom.shape)
+    lead_a, lead_b = a.shape[: a.ndim - d], b.shape[: b.ndim - d]
+    epsilon = _epsilon(epsilon, a.device)
+    try:
+        batch_shape = torch.broadcast_shapes(lead_a, lead_b, epsilon.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"a, b and epsilon must have leading dimensions that broadcast; got {tuple(lead_a)}, "
+            f"{tuple(lead_b)} and {tuple(epsilon.shape)}"
+        ) from None
+
+    work = torch.promote_types(dtype, torch.float32)
+    total_a, total_b = _total("a", a, d), _total("b", b, d)
+    if not normalize:
+        rtol = 1e-5 if torch.float64 not in (a.dtype, b.dtype) or a.dtype != b.dtype else 1e-9
+        gap = ((total_a - total_b).abs() / total_a).max() if lead_a.numel() * lead_b.numel() else 0
+        if gap > rtol:
+            raise ValueError(
+                f"a and b must have equal totals (relative gap {float(gap):.1e}); "
+                "pass normalize=True to scale both to 1"
+            )
+
+    def flatten(x: Tensor, total: Tensor) -> Tensor:
+        x = x.double() / total.view(*total.shape, *(1,) * d)
+        return x.expand(*batch_shape, *x.shape[-d:]).reshape(-1, *x.shape[-d:]).to(work)
+
+    total = torch.ones_like(total_a) if normalize else total_a
+    return Problems(
+        a=flatten(a, total_a),
+        b=flatten(b, total_b),
+        epsilon=epsilon.expand(batch_shape).reshape(-1),
+        total=total.expand(batch_shape).reshape(-1),
+        batch_shape=batch_shape,
+    )
+
+
+def _measure(name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if not isinstance(x, Tensor):
+        try:
+            x = torch.as_tensor(x)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"{name} must be a tensor or an array of numbers; got {type(x).__name__}"
+            ) from error
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be floating point; got {x.dtype}: convert it, e.g. .float()")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor; got layout {x.layout}")
+    d = len(shape)
+    if x.ndim < d or tuple(x.shape[-d:]) != tuple(shape):
+        raise ValueError(
+            f"{name} must have shape (..., {', '.join(map(str, shape))}) for this geometry; "
+            f"got {tuple(x.shape)}"
+        )
+    values = x.detach()
+    if values.numel():
+        low, high = values.min(), values.max()  # NaN goes through both
+        if not bool((low >= 0) & (high < math.inf)):
+            kind = "NaN" if values.isnan().any() else "infinite" if high == math.inf else "negative"
+            raise ValueError(f"{name} must hold finite, non-negative masses; it has {kind} entries")
+    return x
+
+
+def _total(name: str, x: Tensor, d: int) -> Tensor:
+    total = x.double().sum(tuple(range(x.ndim - d, x.ndim)))
+    values = total.detach()
+    if not bool((values > 0).all()):
+        raise ValueError(f"{name} must have positive total mass in every problem; one is zero")
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"{name} must have finite total mass; a sum overflows")
+    return total
+
+
+def _epsilon(epsilon: float | Tensor, device: torch.device) -> Tensor:
+    try:
+        value = torch.as_tensor(epsilon, dtype=torch.float64, device=device).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"epsilon must be a number or a tensor; got {epsilon!r}") from error
+    if not bool(((value > 0) & value.isfinite()).all()):
+        raise ValueError("epsilon must be positive and finite")
+    return value
+
+
+def _result_dtype(a: Tensor, b: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    dtype = torch.promote_types(a.dtype, b.dtype) if dtype is None else dtype
+    if dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(f"dtype must be a floating point type; got {dtype}")
+    return torch.promote_types(dtype, torch.float32)
+
+
+def check_options(
+    tol: float, criterion: str, max_iter: int, overrelaxation: str | float
+) -> tuple[float, str, int, float | None]:
+    """Check the stopping options; the weight comes back as None where it is adaptive."""
+    if criterion not in ("marginal", "cost"):
+        raise ValueError(f"criterion must be 'marginal' or 'cost'; got {criterion!r}")
+    if not isinstance(tol, int | float) or isinstance(tol, bool) or not 0 <= tol < math.inf:
+        raise ValueError(f"tol must be a finite number >= 0; got {tol!r}")
+    if not isinstance(max_iter, int) or isinstance(max_iter, bool) or max_iter < 1:
+        raise ValueError(f"max_iter must be a positive integer; got {max_iter!r}")
+    if max_iter >= 2**31:
+        raise ValueError(f"max_iter must be below 2**31; got {max_iter!r}")
+    if overrelaxation == "auto":
+        return float(tol), criterion, max_iter, None
+    if isinstance(overrelaxation, str) or not 1 <= overrelaxation < 2:
+        raise ValueError(f"overrelaxation must be 'auto' or in [1, 2); got {overrelaxation!r}")
+    return float(tol), criterion, max_iter, float(overrelaxation)
