@@ -40,14 +40,24 @@ inline void tile(int64_t K, const double* A, int64_t lda, const double* B, int64
     for (int j = 0; j < V; ++j) store(C + i * ldc + j * W, c[i][j]);
 }
 
+// The last M < R rows in one tile of exactly that many.
+template <int R, int V>
+inline void remainder(int64_t M, int64_t K, const double* A, int64_t lda, const double* B,
+                      int64_t ldb, double* C, int64_t ldc, bool add) {
+  if constexpr (R > 1) {
+    if (M == R - 1)
+      tile<R - 1, V>(K, A, lda, B, ldb, C, ldc, add);
+    else
+      remainder<R - 1, V>(M, K, A, lda, B, ldb, C, ldc, add);
+  }
+}
+
 template <int R, int V>
 inline void rows(int64_t M, int64_t K, const double* A, int64_t lda, const double* B, int64_t ldb,
                  double* C, int64_t ldc, bool add) {
   int64_t i = 0;
   for (; i + R <= M; i += R) tile<R, V>(K, A + i * lda, lda, B, ldb, C + i * ldc, ldc, add);
-  if constexpr (R > 1) {
-    if (i < M) rows<R / 2, V>(M - i, K, A + i * lda, lda, B, ldb, C + i * ldc, ldc, add);
-  }
+  if (i < M) remainder<R, V>(M - i, K, A + i * lda, lda, B, ldb, C + i * ldc, ldc, add);
 }
 
 template <int V>

@@ -78,22 +78,28 @@ class ScalingKernel {
   void forward(const double* x, double* out) { apply(forward_, geo_.m, geo_.n, x, out); }
   void backward(const double* x, double* out) { apply(backward_, geo_.n, geo_.m, x, out); }
 
-  // out_c = sum_y C(x, y) exp(-C(x, y) / epsilon) x(y), by the product rule over the axes.
-  void forward_cost(const double* x, double* out, double* out_c) {
+  // After forward(x): sum_y C(x, y) exp(-C(x, y) / epsilon) x(y), by the product rule over the
+  // axes, from the intermediate results of that call.
+  void cost_after_forward(const double* x, double* out) {
     if (forward_c_.b.empty()) {
       build(forward_c_, false, true);
       c1_.resize(t1_.size());
       c2_.resize(t2_.size());
     }
     const Shape &in = geo_.m, &to = geo_.n;
-    last(forward_.b, in, to, x, t1_.data());
-    last(forward_c_.b, in, to, x, c1_.data());
-    middle(forward_.a1, in, to, t1_.data(), t2_.data(), false);
-    middle(forward_.a1, in, to, c1_.data(), c2_.data(), false);
-    if (in.n1 * to.n1 > 1) middle(forward_c_.a1, in, to, t1_.data(), c2_.data(), true);
-    first(forward_.a0, in, to, t2_.data(), out, false);
-    first(forward_.a0, in, to, c2_.data(), out_c, false);
-    if (in.n0 * to.n0 > 1) first(forward_c_.a0, in, to, t2_.data(), out_c, true);
+    const bool has0 = in.n0 * to.n0 > 1, has1 = in.n1 * to.n1 > 1;
+    double* after_last = has1 || has0 ? c1_.data() : out;
+    last(forward_c_.b, in, to, x, after_last);
+    double* after_middle = after_last;
+    if (has1) {
+      after_middle = has0 ? c2_.data() : out;
+      middle(forward_.a1, in, to, after_last, after_middle, false);
+      middle(forward_c_.a1, in, to, t1_.data(), after_middle, true);
+    }
+    if (has0) {
+      first(forward_.a0, in, to, after_middle, out, false);
+      first(forward_c_.a0, in, to, has1 ? t2_.data() : t1_.data(), out, true);
+    }
   }
 
  private:
@@ -130,11 +136,8 @@ class ScalingKernel {
     gemm(in.n0 * in.n1, to.ld(), in.n2, x, in.ld(), b.data(), to.ld(), out, to.ld(), false,
          threads_);
   }
-  void middle(const Buffer& a, const Shape& in, const Shape& to, double* x, double* out, bool add) {
-    if (in.n1 * to.n1 == 1) {  // nothing to do: hand the data on
-      std::memcpy(out, x, in.n0 * to.ld() * sizeof(double));
-      return;
-    }
+  void middle(const Buffer& a, const Shape& in, const Shape& to, const double* x, double* out,
+              bool add) {
     for (int64_t i = 0; i < in.n0; ++i)
       gemm(to.n1, to.ld(), in.n1, a.data(), in.n1, x + i * in.n1 * to.ld(), to.ld(),
            out + i * to.n1 * to.ld(), to.ld(), add, threads_);
@@ -142,10 +145,6 @@ class ScalingKernel {
   void first(const Buffer& a, const Shape& in, const Shape& to, const double* x, double* out,
              bool add) {
     const int64_t row = to.n1 * to.ld();
-    if (in.n0 * to.n0 == 1) {
-      std::memcpy(out, x, row * sizeof(double));
-      return;
-    }
     gemm(to.n0, row, in.n0, a.data(), in.n0, x, row, out, row, add, threads_);
   }
 

@@ -28,6 +28,7 @@ struct Relaxation {
   Vec p, q;
   explicit Relaxation(double w) : p(splat(w)), q(splat(2.0 - w)) {}
   Vec factor(Vec s) const { return (p + q * s) / (q + p * s); }  // s = 1 / r
+  Vec next(Vec S, Vec s) const { return (p + q * s) / (S * (q + p * s)); }  // factor / S
 };
 
 // Weight and stopping of one problem. The weight follows successive-overrelaxation theory: from
@@ -45,9 +46,8 @@ class Control {
   bool converged = false;
 
   bool needs_cost() const { return opt_.criterion == kCost; }
-  bool exhausted() const { return k >= opt_.max_iter; }
 
-  // Called once per completed iteration; true when the problem is solved.
+  // Called once per completed iteration; true when the problem is solved or out of iterations.
   bool observe(double new_error, double new_cost) {
     if (opt_.criterion == kMarginal)
       converged = new_error <= opt_.tol;
@@ -56,7 +56,7 @@ class Control {
     error = new_error;
     cost = new_cost;
     if (adaptive_ && !converged) adapt();
-    return converged;
+    return converged || k >= opt_.max_iter;
   }
 
  private:
@@ -87,46 +87,49 @@ class Control {
   double cap_ = 1.95, best_ = kInf, anchor_ = kInf;
 };
 
-struct Problem {
-  const Geometry& geo;
-  double epsilon;
-  Buffer a, b;     // padded with zeros
-  Buffer f, g;     // nats, padded
+// Arrays of one problem; reused from problem to problem.
+struct Workspace {
+  Buffer a, b;  // masses, padded with zeros
+  Buffer f, g;  // potentials in nats, padded
+  Buffer S, u, u_next, au, cost;
+  Buffer T, v, v_next, bv;
+
+  explicit Workspace(const Geometry& geo) {
+    for (Buffer* x : {&a, &f, &S, &u, &u_next, &au, &cost}) x->resize(geo.n.size());
+    for (Buffer* x : {&b, &g, &T, &v, &v_next, &bv}) x->resize(geo.m.size());
+  }
 };
 
-bool inside_range(Vec low, Vec high) { return hmin(low) > kTiny && hmax(high) < kHuge; }
-
-// One axis-parallel state update shared by both sides: S = K(mass * scaling) -> new scaling.
-// Returns the marginal error before and after the update.
 struct Update {
   double before, after;  // marginal error
   double mass;           // of the plan, before
   bool in_range;
 };
 
+// The update of one side from S = K (mass * scaling of the other side); old is null on the first.
 Update scale(int64_t size, const double* S, const double* mass, const double* old, double w,
              double* out, double* weighted) {
   const Relaxation relax(w);
   Vec low = splat(kInf), high = splat(0.0), before{}, after{}, mass_before{};
   for (int64_t i = 0; i < size; i += W) {
-    const Vec s = load(S + i), m = load(mass + i), plain = 1.0 / s;
+    const Vec s = load(S + i), m = load(mass + i);
     low = vmin(low, s);
     high = vmax(high, s);
-    Vec next = plain;
+    Vec next;
     if (old) {
-      const Vec ratio = vmin(load(old + i) * s, splat(1e300));
+      const Vec ratio = vmin(load(old + i) * s, splat(1e20));  // keeps products finite
       before += m * vabs(ratio - 1.0);
       mass_before += m * ratio;
-      if (w != 1.0) {
-        const Vec factor = relax.factor(ratio);
-        next = plain * factor;
-        after += m * vabs(factor - 1.0);
-      }
+      next = relax.next(s, ratio);
+      after += m * vabs(next * s - 1.0);
+    } else {
+      next = 1.0 / s;
     }
     store(out + i, next);
     store(weighted + i, m * next);
   }
-  return {hsum(before), hsum(after), hsum(mass_before), inside_range(low, high)};
+  const bool in_range = hmin(low) > kTiny && hmax(high) < kHuge;
+  return {hsum(before), w == 1.0 ? 0.0 : hsum(after), hsum(mass_before), in_range};
 }
 
 enum class Phase { kStart, kRow, kColumn, kDone };
@@ -138,65 +141,54 @@ struct State {
 };
 
 // Scaling domain. Returns when the problem is done, or with the last state in range.
-void solve_scaling(Problem& p, ScalingKernel& kernel, Control& control, State& state) {
-  const Shape &n = p.geo.n, &m = p.geo.m;
-  double lo = kInf, hi = -kInf;
-  for (int64_t r = 0; r < m.n0 * m.n1; ++r)
-    for (int64_t c = 0; c < m.n2; ++c) {
-      lo = std::min(lo, p.g[r * m.ld() + c]);
-      hi = std::max(hi, p.g[r * m.ld() + c]);
-    }
-  if (!(hi - lo < 600.0)) return;
-  const double shift = 0.5 * (hi + lo);
-
-  Buffer S(n.size()), u(n.size()), u_next(n.size()), au(n.size());
-  Buffer T(m.size()), v(m.size()), v_next(m.size()), bv(m.size()), Sc;
+void solve_scaling(const Geometry& geo, Workspace& p, ScalingKernel& kernel, Control& control,
+                   State& state) {
+  const Shape &n = geo.n, &m = geo.m;
+  const auto [lo, hi] = std::minmax_element(p.g.begin(), p.g.end());  // padding repeats an entry
+  if (!(*hi - *lo < 600.0)) return;
+  const double shift = 0.5 * (*hi + *lo);
   for (int64_t i = 0; i < m.size(); i += W) {
     const Vec x = vexp(load(&p.g[i]) - shift);
-    store(&v[i], x);
-    store(&bv[i], x * load(&p.b[i]));
+    store(&p.v[i], x);
+    store(&p.bv[i], x * load(&p.b[i]));
   }
   const auto to_log = [&] {
     if (state.next != Phase::kStart)
-      for (int64_t i = 0; i < n.size(); i += W) store(&p.f[i], vlog(load(&u[i])) - shift);
-    for (int64_t i = 0; i < m.size(); i += W) store(&p.g[i], vlog(load(&v[i])) + shift);
+      for (int64_t i = 0; i < n.size(); i += W) store(&p.f[i], vlog(load(&p.u[i])) - shift);
+    for (int64_t i = 0; i < m.size(); i += W) store(&p.g[i], vlog(load(&p.v[i])) + shift);
   };
-  const auto with_cost = [&] {
-    if (Sc.empty()) Sc.resize(n.size());
-    kernel.forward_cost(bv.data(), S.data(), Sc.data());
+  const auto transport_cost = [&] {
+    kernel.cost_after_forward(p.bv.data(), p.cost.data());
     Vec total{};
     for (int64_t i = 0; i < n.size(); i += W)
-      total += load(&p.a[i]) * load(&u[i]) * load(&Sc[i]);
+      total += load(&p.a[i]) * load(&p.u[i]) * load(&p.cost[i]);
     return hsum(total);
   };
 
-  double cost = 0;
   for (;;) {
     const bool started = state.next == Phase::kRow;
-    if (started && (control.needs_cost() || control.exhausted()))
-      cost = with_cost();
-    else
-      kernel.forward(bv.data(), S.data());
-    const Update row = scale(n.size(), S.data(), p.a.data(), started ? u.data() : nullptr,
-                             control.w, u_next.data(), au.data());
+    kernel.forward(p.bv.data(), p.S.data());
+    const Update row = scale(n.size(), p.S.data(), p.a.data(), started ? p.u.data() : nullptr,
+                             control.w, p.u_next.data(), p.au.data());
     if (!row.in_range) return to_log();
     if (started) {
       control.mass = row.mass;
-      const bool solved = control.observe(row.before + state.column_error, cost);
-      if (solved || control.exhausted()) {
-        if (solved && !control.needs_cost()) control.cost = with_cost();
+      const double cost = control.needs_cost() ? transport_cost() : 0.0;
+      if (control.observe(row.before + state.column_error, cost)) {
+        if (!control.needs_cost()) control.cost = transport_cost();
+        to_log();
         state.next = Phase::kDone;
-        return to_log();
+        return;
       }
     }
-    u.swap(u_next);
+    p.u.swap(p.u_next);
     state.next = Phase::kColumn;
 
-    kernel.backward(au.data(), T.data());
-    const Update column = scale(m.size(), T.data(), p.b.data(), v.data(), control.w,
-                                v_next.data(), bv.data());
+    kernel.backward(p.au.data(), p.T.data());
+    const Update column = scale(m.size(), p.T.data(), p.b.data(), p.v.data(), control.w,
+                                p.v_next.data(), p.bv.data());
     if (!column.in_range) return to_log();
-    v.swap(v_next);
+    p.v.swap(p.v_next);
     state = {Phase::kRow, column.after};
     ++control.k;
   }
@@ -204,10 +196,12 @@ void solve_scaling(Problem& p, ScalingKernel& kernel, Control& control, State& s
 
 // Log domain; the same iteration in logarithms. A solve that left the other domain between f and
 // g takes its update of f again, which changes nothing where the weight is 1.
-void solve_log(Problem& p, Control& control, State state, int threads) {
-  const Shape &n = p.geo.n, &m = p.geo.m;
-  LogKernel kernel(p.geo, p.epsilon, threads);
-  Buffer la(n.size()), lb(m.size()), h(m.size()), k(n.size()), L(n.size()), M(m.size()), mean;
+void solve_log(const Geometry& geo, Workspace& p, double epsilon, Control& control, State state,
+               int threads) {
+  const Shape &n = geo.n, &m = geo.m;
+  LogKernel kernel(geo, epsilon, threads);
+  Buffer la(n.size()), lb(m.size()), h(m.size()), k(n.size()), L(n.size()), M(m.size());
+  Buffer mean(n.size());
   for (int64_t i = 0; i < n.size(); i += W) store(&la[i], vlog(load(&p.a[i])));
   for (int64_t i = 0; i < m.size(); i += W) store(&lb[i], vlog(load(&p.b[i])));
 
@@ -234,31 +228,26 @@ void solve_log(Problem& p, Control& control, State state, int threads) {
       store(&x[i], plain || w == 1.0 ? next : next + vlog(r.factor(s)));
     }
   };
-  const auto with_cost = [&] {
-    if (mean.empty()) mean.resize(n.size());
+  const auto transport_cost = [&] {
     kernel.forward_mean(h.data(), L.data(), mean.data());
     Vec total{};
     for (int64_t i = 0; i < n.size(); i += W) {
-      const Vec mass =
-          load(&p.a[i]) * vexp(vmin(load(&p.f[i]) + load(&L[i]), splat(690.0)));
-      total += mass * load(&mean[i]);
+      const Vec ratio = vexp(vmin(load(&p.f[i]) + load(&L[i]), splat(690.0)));
+      total += load(&p.a[i]) * ratio * load(&mean[i]);
     }
     return hsum(total);
   };
 
-  double cost = 0, column_mass = 1;
+  double column_mass;
   for (;;) {
     const bool started = state.next == Phase::kRow;
     add(p.g, lb, h);
-    if (started && (control.needs_cost() || control.exhausted()))
-      cost = with_cost();
-    else
-      kernel.forward(h.data(), L.data());
+    kernel.forward(h.data(), L.data());
     if (started) {
       const double row_error = marginal(p.a, p.f, L, control.mass);
-      const bool solved = control.observe(row_error + state.column_error, cost);
-      if (solved || control.exhausted()) {
-        if (solved && !control.needs_cost()) control.cost = with_cost();
+      const double cost = control.needs_cost() ? transport_cost() : 0.0;
+      if (control.observe(row_error + state.column_error, cost)) {
+        if (!control.needs_cost()) control.cost = transport_cost();
         return;
       }
     }
@@ -292,29 +281,27 @@ extern "C" void JOIN(sinkhorn_separable_, ISA)(
   {
     FlushSubnormals flush;
     std::optional<ScalingKernel> kernel;  // reused while epsilon stays the same
-    Problem p{geo, 0, Buffer(geo.n.size()), Buffer(geo.m.size()), Buffer(geo.n.size()),
-              Buffer(geo.m.size())};
+    Workspace p(geo);
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < batch; ++i) {
       const int64_t nn = geo.n.count(), mm = geo.m.count();
-      p.epsilon = epsilon[i];
+      const double eps = epsilon[i], range = geo.max_cost / eps;
       pad_rows(a + i * nn, geo.n, 0.0, p.a.data());
       pad_rows(b + i * mm, geo.m, 0.0, p.b.data());
-      pad_rows(g + i * mm, geo.m, 0.0, p.g.data());
-      for (double& x : p.g) x /= p.epsilon;
+      pad_rows(g + i * mm, geo.m, g[i * mm], p.g.data());
+      for (double& x : p.g) x /= eps;
 
-      const double range = geo.max_cost / p.epsilon;
       Control control(options, range);
       State state;
-      if (range < 1200.0) {  // beyond, the plain iteration is known to leave the range at once
-        if (!kernel || kernel->epsilon() != p.epsilon) kernel.emplace(geo, p.epsilon, inner);
-        solve_scaling(p, *kernel, control, state);
+      if (range < 1200.0) {  // beyond, the sums leave the range at once
+        if (!kernel || kernel->epsilon() != eps) kernel.emplace(geo, eps, inner);
+        solve_scaling(geo, p, *kernel, control, state);
       }
       log_domain[i] = state.next != Phase::kDone;
-      if (log_domain[i]) solve_log(p, control, state, inner);
+      if (log_domain[i]) solve_log(geo, p, eps, control, state, inner);
 
-      for (double& x : p.f) x *= p.epsilon;
-      for (double& x : p.g) x *= p.epsilon;
+      for (double& x : p.f) x *= eps;
+      for (double& x : p.g) x *= eps;
       unpad_rows(p.f.data(), geo.n, f + i * nn);
       unpad_rows(p.g.data(), geo.m, g + i * mm);
       cost[i] = control.cost;

@@ -26,11 +26,14 @@ class Geometry(ABC):
     shape, target_shape : tuple of int
         Shapes of a measure on either side.
     structure : Structure
+    max_cost : float
+        Largest cost between any two points.
     """
 
     shape: tuple[int, ...]
     target_shape: tuple[int, ...]
     structure: Structure
+    max_cost: float
 
     @abstractmethod
     def points(self, side: str = "source") -> Tensor:
@@ -39,11 +42,6 @@ class Geometry(ABC):
     @abstractmethod
     def cost_matrix(self) -> Tensor:
         """Dense cost, shape (prod(shape), prod(target_shape)), row-major, float64."""
-
-    @property
-    @abstractmethod
-    def max_cost(self) -> float:
-        """Largest cost between any two points."""
 
     def plan_bytes(self, dtype: torch.dtype = torch.float64) -> int:
         """Memory that one dense plan would take."""

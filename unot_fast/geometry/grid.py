@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -38,6 +37,10 @@ class Grid(Geometry):
     ----------
     coordinates, target_coordinates : tuple of Tensor
         Positions along each axis, float64.
+    axis_costs : tuple of Tensor
+        Cost along each axis, shapes (n_k, m_k), float64; the cost is their sum.
+    max_cost : float
+        Largest cost between any two points.
 
     Raises
     ------
@@ -86,6 +89,7 @@ class Grid(Geometry):
             raise ValueError(
                 f"target must have {len(self.shape)} axes, as shape has; got {self.target_shape}"
             )
+        self._set_costs()
 
     @classmethod
     def from_coordinates(
@@ -115,23 +119,20 @@ class Grid(Geometry):
                     raise ValueError(f"{name} must be finite, increasing 1-D tensors")
         grid = cls([len(c) for c in source], cost, p=p, target=[len(c) for c in target])
         grid.coordinates, grid.target_coordinates = source, target
+        grid._set_costs()
         return grid
 
     @property
     def ndim(self) -> int:
         return len(self.shape)
 
-    @functools.cached_property
-    def axis_costs(self) -> tuple[Tensor, ...]:
-        """Cost along each axis, shapes (n_k, m_k), float64; the cost is their sum."""
-        return tuple(
+    def _set_costs(self) -> None:
+        # Differences of coordinates, never |x|^2 + |y|^2 - 2xy, which cancels.
+        self.axis_costs = tuple(
             (x[:, None] - y).abs().pow(self.p)
             for x, y in zip(self.coordinates, self.target_coordinates, strict=True)
         )
-
-    @functools.cached_property
-    def max_cost(self) -> float:
-        return float(sum(c.max() for c in self.axis_costs))
+        self.max_cost = float(sum(c.max() for c in self.axis_costs))
 
     def points(self, side: str = "source") -> Tensor:
         axes = self.coordinates if side == "source" else self.target_coordinates

@@ -65,9 +65,9 @@ def sinkhorn_separable(
         g = g.clone()
     batch = a.shape[0]
     f = torch.empty_like(a)
-    cost, mass, error = a.new_empty((3, batch))
+    cost, mass, error = (a.new_empty(batch) for _ in range(3))
     n_iters = torch.empty(batch, dtype=torch.int32)
-    converged, log_domain = torch.empty((2, batch), dtype=torch.bool)
+    converged, log_domain = (torch.empty(batch, dtype=torch.bool) for _ in range(2))
     if batch:
         getattr(cpu_library(), f"sinkhorn_separable_{cpu_isa()}")(
             _i64(batch),
@@ -81,6 +81,4 @@ def sinkhorn_separable(
             *(_pointer(t.data_ptr()) for t in (f, g, cost, mass, error, n_iters)),
             *(_pointer(t.data_ptr()) for t in (converged, log_domain)),
         )
-    reals = (t.to(dtype) for t in (f, g, cost, mass, error))
-    # Outputs of an operator may not share memory.
-    return *(t.clone() if t._is_view() else t for t in reals), n_iters, converged.clone(), log_domain.clone()
+    return *(t.to(dtype) for t in (f, g, cost, mass, error)), n_iters, converged, log_domain

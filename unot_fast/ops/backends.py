@@ -111,6 +111,7 @@ def backends() -> Backends:
     return Backends({b.name: b for b in (_cpu(), _triton(), reference)})
 
 
+@torch.compiler.assume_constant_result
 def resolve(backend: str, device: torch.device) -> str:
     """Name of the backend to run for tensors on ``device``.
 

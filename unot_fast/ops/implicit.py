@@ -22,6 +22,13 @@ from torch import Tensor
 
 from unot_fast.ops.scaled_kernel import ScaledKernel
 
+torch.library.define(
+    "unot_fast::potentials_vjp",
+    "(Tensor a, Tensor b, Tensor[] costs, Tensor epsilon, Tensor f, Tensor g, Tensor grad_f, "
+    "Tensor grad_g, Tensor grad_cost, str backend) -> (Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
 _RTOL, _MAX_STEPS, _CHECK_EVERY = 1e-12, 2000, 10
 
 
@@ -42,6 +49,18 @@ def potentials_vjp(
     Shapes are those of `unot_fast.ops.sinkhorn_separable`; ``grad_cost`` has shape (B,). The
     cotangents of f and g must not see the potentials' free constant: their sums must agree.
     """
+    return torch.ops.unot_fast.potentials_vjp(
+        a, b, list(costs), epsilon, f, g, grad_f, grad_g, grad_cost, backend
+    )
+
+
+@torch.library.register_fake("unot_fast::potentials_vjp")
+def _fake(a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, backend):
+    return a.new_empty(a.shape), b.new_empty(b.shape)
+
+
+@torch.library.impl("unot_fast::potentials_vjp", "CompositeExplicitAutograd")
+def _impl(a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, backend):
     dtype = a.dtype
     a, b, epsilon = (t.detach().double() for t in (a, b, epsilon))
     grad_f, grad_g, grad_cost = (t.detach().double() for t in (grad_f, grad_g, grad_cost))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -62,12 +63,15 @@ def multiscale_start(
     work : Tensor, shape (B,)
         Arithmetic of the coarse solves, in iterations on the grid of ``geom``.
     """
+    levels = _levels(geom, pyramid.coarsest)
+    masses = [(a, b)]
+    for level in levels:  # from fine to coarse
+        mass_a, mass_b = masses[-1]
+        masses.append((_pool(mass_a, level.pool_source), _pool(mass_b, level.pool_target)))
     fine_work = _iteration_work(geom.shape, geom.target_shape)
     work = torch.zeros_like(epsilon)
     coarse_f = coarse_mass = below = None
-    for level in _levels(geom, pyramid.coarsest):
-        mass_a = _pool(a, level.pool_source)
-        mass_b = _pool(b, level.pool_target)
+    for level, (mass_a, mass_b) in zip(reversed(levels), reversed(masses), strict=False):
         eps = epsilon.clamp_min(pyramid.resolution * level.spacing**2)
         if below is not None:
             g = _evaluate(coarse_f, coarse_mass, below, level.grid, last_eps, backend)
@@ -99,46 +103,52 @@ def multiscale_start(
 @dataclass(frozen=True)
 class _Level:
     grid: Grid
-    pool_source: tuple[Tensor, ...]
+    pool_source: tuple[Tensor, ...]  # from the next finer level, per axis
     pool_target: tuple[Tensor, ...]
     spacing: float
 
 
+@torch.compiler.assume_constant_result
 def _levels(geom: Grid, coarsest: int) -> list[_Level]:
-    """Coarser grids, the coarsest first; made once per geometry."""
+    """Coarser grids, the finest first; made once per geometry."""
     cache = geom.__dict__.setdefault("_pyramid_levels", {})
     if coarsest not in cache:
-        shapes = []
-        source, target = geom.shape, geom.target_shape
-        while True:
-            halved = tuple(_halve(source, coarsest)), tuple(_halve(target, coarsest))
-            if halved == (source, target):
-                break
-            source, target = halved
-            shapes.append(halved)
-        cache[coarsest] = [_coarsen(geom, *s) for s in reversed(shapes)]
+        source, target = _halvings(geom.shape, coarsest), _halvings(geom.target_shape, coarsest)
+        depth = max(len(source), len(target))
+        # The side that is done first stays at its coarsest shape.
+        source += [source[-1] if source else geom.shape] * (depth - len(source))
+        target += [target[-1] if target else geom.target_shape] * (depth - len(target))
+        x, y, p = geom.coordinates, geom.target_coordinates, geom.p if geom.cost == "lp" else None
+        weights = [torch.ones_like(c) for c in (*x, *y)]  # pixels per cell
+        levels, fine = [], (geom.shape, geom.target_shape)
+        for coarse in zip(source, target, strict=True):
+            pools = [
+                tuple(_blocks(n, m) for n, m in zip(*shapes, strict=True))
+                for shapes in zip(fine, coarse, strict=True)
+            ]
+            heavier = [pool @ w for pool, w in zip((*pools[0], *pools[1]), weights, strict=True)]
+            centres = [
+                pool @ (w * c) / h
+                for pool, w, c, h in zip((*pools[0], *pools[1]), weights, (*x, *y), heavier, strict=True)
+            ]
+            x, y, weights, fine = centres[: geom.ndim], centres[geom.ndim :], heavier, coarse
+            gaps = [float(c.diff().max()) for c in centres if len(c) > 1]
+            grid = Grid.from_coordinates(x, y, geom.cost, p=p)
+            levels.append(_Level(grid, *pools, max(gaps, default=0.0)))
+        cache[coarsest] = levels
     return cache[coarsest]
+
+
+def _halvings(shape: tuple[int, ...], coarsest: int) -> list[tuple[int, ...]]:
+    shapes = []
+    while (halved := tuple(_halve(shape, coarsest))) != shape:
+        shapes.append(shape := halved)
+    return shapes
 
 
 def _halve(shape: tuple[int, ...], coarsest: int) -> list[int]:
     # An axis just above the limit stays: halving it would lose more than it saves.
     return [(n + 1) // 2 if n >= 1.5 * coarsest else n for n in shape]
-
-
-def _coarsen(geom: Grid, source: tuple[int, ...], target: tuple[int, ...]) -> _Level:
-    pools = [
-        tuple(_blocks(n, m) for n, m in zip(fine, coarse, strict=True))
-        for fine, coarse in ((geom.shape, source), (geom.target_shape, target))
-    ]
-    coordinates = [
-        [pool @ x / pool.sum(1) for pool, x in zip(pool_side, fine, strict=True)]
-        for pool_side, fine in zip(
-            pools, (geom.coordinates, geom.target_coordinates), strict=True
-        )
-    ]
-    grid = Grid.from_coordinates(*coordinates, geom.cost, p=geom.p if geom.cost == "lp" else None)
-    gaps = [float(x.diff().max()) for side in coordinates for x in side if len(x) > 1]
-    return _Level(grid, *pools, max(gaps, default=0.0))
 
 
 def _blocks(n: int, m: int) -> Tensor:
@@ -151,9 +161,11 @@ def _blocks(n: int, m: int) -> Tensor:
 
 def _pool(x: Tensor, pools: tuple[Tensor, ...]) -> Tensor:
     for k, pool in enumerate(pools):
-        if pool.shape[0] != pool.shape[1]:
-            x = (x.movedim(k + 1, -1) @ pool.to(x).T).movedim(-1, k + 1)
-    return x.contiguous()
+        m, n = pool.shape
+        if m != n:
+            shape = (*x.shape[: k + 1], m, *x.shape[k + 2 :])
+            x = (pool.to(x) @ x.reshape(math.prod(x.shape[: k + 1]), n, -1)).reshape(shape)
+    return x
 
 
 def _evaluate(

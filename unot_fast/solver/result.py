@@ -20,10 +20,15 @@ _LARGEST_PLAN = 8 * 2**30  # bytes
 class _DualValue(torch.autograd.Function):
     """``<f, a> + <g, b> - epsilon (mass - 1)``; by Danskin's theorem its gradient is (f, g)."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, a, b, f, g, epsilon, mass):
-        ctx.save_for_backward(f, g)
+    def forward(a, b, f, g, epsilon, mass):
         return _inner(a, f) + _inner(b, g) - epsilon.to(a) * (mass - 1)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[2], inputs[3])
 
     @staticmethod
     def backward(ctx, grad):
@@ -99,7 +104,7 @@ class OTResult:
         value = _DualValue.apply(a, b, f, g, problems.epsilon, solution.mass.detach())
 
         def batched(x: Tensor) -> Tensor:
-            return x.reshape(*problems.batch_shape, *x.shape[1:])
+            return x.reshape((*problems.batch_shape, *x.shape[1:]))
 
         return cls(
             f=batched(f),
@@ -155,7 +160,7 @@ class OTResult:
         data = torch.cat([points, torch.ones_like(points[:1])])
         sums = self._kernel.forward(self._b[:, None].double() * data)
         mean = (sums[:, :-1] / sums[:, -1:]).movedim(1, -1)
-        return mean.reshape(*self.cost.shape, *mean.shape[1:]).to(self.f.dtype)
+        return mean.reshape((*self.cost.shape, *mean.shape[1:])).to(self.f.dtype)
 
     def plan(self) -> Tensor:
         r"""The dense plan.
@@ -212,7 +217,7 @@ class OTResult:
             self._a, self._b, f, g, self.geom, self.epsilon.reshape(-1), float(t)
         )
         image = image * _column(self._total, image)
-        return image.reshape(*self.cost.shape, *image.shape[1:]).to(self.f.dtype)
+        return image.reshape((*self.cost.shape, *image.shape[1:])).to(self.f.dtype)
 
     @property
     def _potentials(self) -> tuple[Tensor, Tensor]:
@@ -239,7 +244,7 @@ class OTResult:
         return x.detach().double().reshape(mass.shape[0], -1, *mass.shape[1:]), channels
 
     def _unflatten(self, x: Tensor, channels: torch.Size) -> Tensor:
-        return x.reshape(*self.cost.shape, *channels, *x.shape[2:])
+        return x.reshape((*self.cost.shape, *channels, *x.shape[2:]))
 
     def __repr__(self) -> str:
         done = int(self.converged.sum())
@@ -251,7 +256,6 @@ class OTResult:
 
 
 def _inner(x: Tensor, y: Tensor) -> Tensor:
-    # An empty pixel contributes nothing, whatever its potential.
     return (x * y).flatten(1).sum(1)
 
 
