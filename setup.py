@@ -12,7 +12,14 @@ from setuptools.command.build_ext import build_ext
 
 SOURCES = ["csrc/sinkhorn_separable_cpu.cpp", "csrc/separable_lse_cpu.cpp"]
 HEADERS = ["csrc/vector.h", "csrc/gemm.h", "csrc/separable.h"]
-FLAGS = ["-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wall"]
+FLAGS = [
+    "-O3",
+    "-std=c++17",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-Wall",
+]
 ISAS = {"baseline": (16, [])}
 if platform.machine() in ("x86_64", "AMD64"):
     ISAS["avx2"] = (32, ["-march=x86-64-v3"])

@@ -50,9 +50,9 @@ class Control {
   // Called once per completed iteration; true when the problem is solved or out of iterations.
   bool observe(double new_error, double new_cost) {
     if (opt_.criterion == kMarginal)
-      converged = new_error <= opt_.tol;
+      converged = new_error < opt_.tol;
     else
-      converged = k > 1 && std::abs(new_cost - cost) <= opt_.tol * std::abs(new_cost);
+      converged = k > 1 && std::abs(new_cost - cost) < opt_.tol * std::abs(new_cost);
     error = new_error;
     cost = new_cost;
     if (adaptive_ && !converged) adapt();
@@ -168,8 +168,12 @@ void solve_scaling(const Geometry& geo, Workspace& p, ScalingKernel& kernel, Con
   for (;;) {
     const bool started = state.next == Phase::kRow;
     kernel.forward(p.bv.data(), p.S.data());
-    const Update row = scale(n.size(), p.S.data(), p.a.data(), started ? p.u.data() : nullptr,
-                             control.w, p.u_next.data(), p.au.data());
+    const auto update_f = [&] {
+      return scale(n.size(), p.S.data(), p.a.data(), started ? p.u.data() : nullptr, control.w,
+                   p.u_next.data(), p.au.data());
+    };
+    const double w = control.w;
+    const Update row = update_f();
     if (!row.in_range) return to_log();
     if (started) {
       control.mass = row.mass;
@@ -180,6 +184,7 @@ void solve_scaling(const Geometry& geo, Workspace& p, ScalingKernel& kernel, Con
         state.next = Phase::kDone;
         return;
       }
+      if (control.w != w) update_f();
     }
     p.u.swap(p.u_next);
     state.next = Phase::kColumn;

@@ -5,5 +5,4 @@ from unot_fast.geometry import Geometry, Grid
 from unot_fast.ops import backends
 from unot_fast.solver import OTResult, Pyramid, sinkhorn
 
-
 __all__ = ["Geometry", "Grid", "OTResult", "Pyramid", "__version__", "backends", "sinkhorn"]

@@ -78,17 +78,15 @@ class Grid(Geometry):
             torch.linspace(0, length, n, dtype=torch.float64)
             for n, length in zip(self.shape, lengths, strict=True)
         )
-        if target is None:
-            self.target_shape, self.target_coordinates = self.shape, self.coordinates
-        elif isinstance(target, Grid):
-            self.target_shape, self.target_coordinates = target.shape, target.coordinates
-        else:
-            other = Grid(target, extent=lengths)
-            self.target_shape, self.target_coordinates = other.shape, other.coordinates
-        if len(self.target_shape) != len(self.shape):
+        other = self if target is None else target
+        if not isinstance(other, Grid):
+            sizes = _as_shape("target", other)
+            other = Grid(sizes, extent=lengths) if len(sizes) == len(lengths) else Grid(sizes)
+        if len(other.shape) != len(self.shape):
             raise ValueError(
-                f"target must have {len(self.shape)} axes, as shape has; got {self.target_shape}"
+                f"target must have {len(self.shape)} axes, as shape has; got {other.shape}"
             )
+        self.target_shape, self.target_coordinates = other.shape, other.coordinates
         self._set_costs()
 
     @classmethod

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from unot_fast.ops.compiling import constant_when_compiled
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -111,7 +113,7 @@ def backends() -> Backends:
     return Backends({b.name: b for b in (_cpu(), _triton(), reference)})
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def resolve(backend: str, device: torch.device) -> str:
     """Name of the backend to run for tensors on ``device``.
 

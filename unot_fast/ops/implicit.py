@@ -59,8 +59,20 @@ def _fake(a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, backend):
     return a.new_empty(a.shape), b.new_empty(b.shape)
 
 
+def _no_second_derivative(ctx, *grads):
+    raise RuntimeError(
+        "second derivatives of the potentials and of the transport cost are not available; "
+        "those of the entropic value are"
+    )
+
+
+torch.library.register_autograd("unot_fast::potentials_vjp", _no_second_derivative)
+
+
 @torch.library.impl("unot_fast::potentials_vjp", "CompositeExplicitAutograd")
 def _impl(a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, backend):
+    if a.shape[0] == 0:
+        return a.new_empty(a.shape), b.new_empty(b.shape)
     dtype = a.dtype
     a, b, epsilon = (t.detach().double() for t in (a, b, epsilon))
     grad_f, grad_g, grad_cost = (t.detach().double() for t in (grad_f, grad_g, grad_cost))

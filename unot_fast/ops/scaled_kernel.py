@@ -37,7 +37,7 @@ class ScaledKernel:
         self.backend = backend
         self._f = _per_problem(f.detach().double(), 1 / self.epsilon)
         self._g = _per_problem(g.detach().double(), 1 / self.epsilon)
-        flat_f, flat_g = self._f.flatten(1), self._g.flatten(1)
+        flat_g = self._g.flatten(1)
         centre = (flat_g.amax(1) + flat_g.amin(1)) / 2
         shape = (-1,) + (1,) * len(self.costs)
         self._f = self._f + centre.view(shape)
@@ -81,7 +81,9 @@ class ScaledKernel:
                 total = total + _contract(factors, inner[:, None] * data, transpose)
             return outer[:, None] * total
         parts = []
-        for i, eps in enumerate(self.epsilon):  # log(C) joins the exponent, which depends on epsilon
+        for i, eps in enumerate(
+            self.epsilon
+        ):  # log(C) joins the exponent, which depends on epsilon
             f, g, one = self._f[i : i + 1], self._g[i : i + 1], self.epsilon[i : i + 1]
             total = 0
             for k, c in enumerate(self.costs):
@@ -109,9 +111,7 @@ class ScaledKernel:
 
         def part(values: Tensor) -> Tensor:
             h = (inner[:, None] + values.log()).flatten(0, 1)
-            lse = separable_lse(
-                h, costs, epsilon.repeat_interleave(channels), backend=self.backend
-            )
+            lse = separable_lse(h, costs, epsilon.repeat_interleave(channels), backend=self.backend)
             return torch.exp(outer[:, None] + lse.unflatten(0, (-1, channels)))
 
         positive = part(data.clamp_min(0))

@@ -38,7 +38,9 @@ def _vmap(info, in_dims, h, costs, epsilon, backend):
         raise NotImplementedError("separable_lse: the costs are shared and cannot be vmapped over")
     size = info.batch_size
     h = h.movedim(h_dim, 0) if h_dim is not None else h.expand(size, *h.shape)
-    epsilon = epsilon.movedim(eps_dim, 0) if eps_dim is not None else epsilon.expand(size, *epsilon.shape)
+    epsilon = (
+        epsilon.movedim(eps_dim, 0) if eps_dim is not None else epsilon.expand(size, *epsilon.shape)
+    )
     out = separable_lse(h.flatten(0, 1), costs, epsilon.flatten(), backend=backend)
     return out.unflatten(0, (size, -1)), 0
 
@@ -46,9 +48,7 @@ def _vmap(info, in_dims, h, costs, epsilon, backend):
 torch.library.register_vmap("unot_fast::separable_lse", _vmap)
 
 
-def separable_lse(
-    h: Tensor, costs: Sequence[Tensor], epsilon: Tensor, *, backend: str
-) -> Tensor:
+def separable_lse(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor, *, backend: str) -> Tensor:
     r"""Log-sum-exp of ``h`` against a sum of per-axis costs.
 
     .. math:: \mathrm{out}_b(x) = \log \sum_y \exp\bigl(h_b(y)

@@ -60,15 +60,21 @@ def _setup_context(ctx, inputs, output):
     a, b, costs, epsilon, *_ = inputs
     f, g, _, *rest = output
     ctx.backend = inputs[-1]
+    ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*rest)
     ctx.save_for_backward(a, b, epsilon, f, g, *costs)
 
 
 def _backward(ctx, grad_f, grad_g, grad_cost, *_):
     a, b, epsilon, f, g, *costs = ctx.saved_tensors
-    grad_a, grad_b = potentials_vjp(
-        a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, ctx.backend
-    )
+    grad_a = grad_b = None
+    if not (grad_f is None and grad_g is None and grad_cost is None):
+        grad_f = torch.zeros_like(f) if grad_f is None else grad_f
+        grad_g = torch.zeros_like(g) if grad_g is None else grad_g
+        grad_cost = a.new_zeros(a.shape[0]) if grad_cost is None else grad_cost
+        grad_a, grad_b = potentials_vjp(
+            a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, ctx.backend
+        )
     return grad_a, grad_b, [None] * len(costs), None, None, None, None, None, None, None
 
 
@@ -129,7 +135,7 @@ def sinkhorn_separable(
     g : Tensor, shape of b
         Start, in units of cost.
     tol : float
-        Threshold of the criterion.
+        The criterion is met strictly below it; 0 runs ``max_iter`` iterations.
     criterion : str
         ``"marginal"``: the marginal error. ``"cost"``: relative change of ``<C, P>`` over an
         iteration.

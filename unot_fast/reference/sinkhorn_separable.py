@@ -67,9 +67,9 @@ def _solve(a, b, cost, eps, g, tol, criterion, max_iter, overrelaxation):
         error = (plan.sum(1) - a).abs().sum() + (plan.sum(0) - b).abs().sum()
         transport = (plan * cost).sum()
         if criterion == "marginal":
-            converged = bool(error <= tol)
+            converged = bool(error < tol)
         else:
-            converged = k > 1 and bool((transport - previous).abs() <= tol * transport.abs())
+            converged = k > 1 and bool((transport - previous).abs() < tol * transport.abs())
         previous = transport
         if converged:
             break

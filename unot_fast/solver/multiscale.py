@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unot_fast.geometry import Grid
 from unot_fast.ops import separable_lse, sinkhorn_separable
+from unot_fast.ops.compiling import constant_when_compiled
 from unot_fast.solver.gaussian import gaussian_start
 
 
@@ -70,11 +71,11 @@ def multiscale_start(
         masses.append((_pool(mass_a, level.pool_source), _pool(mass_b, level.pool_target)))
     fine_work = _iteration_work(geom.shape, geom.target_shape)
     work = torch.zeros_like(epsilon)
-    coarse_f = coarse_mass = below = None
+    coarse_f = coarse_mass = below = coarse_eps = None
     for level, (mass_a, mass_b) in zip(reversed(levels), reversed(masses), strict=False):
         eps = epsilon.clamp_min(pyramid.resolution * level.spacing**2)
         if below is not None:
-            g = _evaluate(coarse_f, coarse_mass, below, level.grid, last_eps, backend)
+            g = _evaluate(coarse_f, coarse_mass, below, level.grid, coarse_eps, backend)
         elif geom.p == 2:
             g = gaussian_start(mass_a, mass_b, level.grid, eps).to(a.dtype)
         else:
@@ -93,11 +94,11 @@ def multiscale_start(
         )
         share = _iteration_work(level.grid.shape, level.grid.target_shape) / fine_work
         work = work + (solution.n_iters + 0.5) * share
-        coarse_f, coarse_mass, below, last_eps = solution.f, mass_a, level.grid, eps
+        coarse_f, coarse_mass, below, coarse_eps = solution.f, mass_a, level.grid, eps
     if below is None:
         g = gaussian_start(a, b, geom, epsilon).to(a.dtype) if geom.p == 2 else torch.zeros_like(b)
         return g, work
-    return _evaluate(coarse_f, coarse_mass, below, geom, last_eps, backend), work
+    return _evaluate(coarse_f, coarse_mass, below, geom, coarse_eps, backend), work
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class _Level:
     spacing: float
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _levels(geom: Grid, coarsest: int) -> list[_Level]:
     """Coarser grids, the finest first; made once per geometry."""
     cache = geom.__dict__.setdefault("_pyramid_levels", {})
@@ -129,7 +130,9 @@ def _levels(geom: Grid, coarsest: int) -> list[_Level]:
             heavier = [pool @ w for pool, w in zip((*pools[0], *pools[1]), weights, strict=True)]
             centres = [
                 pool @ (w * c) / h
-                for pool, w, c, h in zip((*pools[0], *pools[1]), weights, (*x, *y), heavier, strict=True)
+                for pool, w, c, h in zip(
+                    (*pools[0], *pools[1]), weights, (*x, *y), heavier, strict=True
+                )
             ]
             x, y, weights, fine = centres[: geom.ndim], centres[geom.ndim :], heavier, coarse
             gaps = [float(c.diff().max()) for c in centres if len(c) > 1]

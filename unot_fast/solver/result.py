@@ -187,9 +187,10 @@ class OTResult:
         for a, b, f, g, eps, total in zip(
             self._a, self._b, *self._potentials, self.epsilon.reshape(-1), self._total, strict=True
         ):
-            exponent = (f.reshape(-1, 1) + g.reshape(1, -1) - cost) / eps
-            density = total * a.reshape(-1, 1) * b.reshape(1, -1)
-            plans.append((density * exponent.exp()).to(self.f.dtype))
+            # Masses join the exponent: between empty pixels the rest of it may overflow.
+            rows = (f / eps + a.double().log()).reshape(-1, 1)
+            columns = (g / eps + b.double().log()).reshape(1, -1)
+            plans.append((total * torch.exp(rows + columns - cost / eps)).to(self.f.dtype))
         shape = (*self.cost.shape, *self.geom.shape, *self.geom.target_shape)
         return torch.stack(plans).reshape(shape)
 

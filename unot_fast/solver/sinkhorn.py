@@ -38,7 +38,8 @@ def sinkhorn(
 
     Solves, for each pair of a batch,
 
-    .. math:: \min_{P \ge 0} \; \langle C, P \rangle + \varepsilon\, \mathrm{KL}(P \,|\, a \otimes b)
+    .. math:: \min_{P \ge 0} \; \langle C, P \rangle
+              + \varepsilon\, \mathrm{KL}(P \,|\, a \otimes b)
               \quad \text{subject to} \quad P 1 = a,\; P^\top 1 = b,
 
     by Sinkhorn's iteration. The plan is
@@ -63,11 +64,11 @@ def sinkhorn(
         as ``init(a, b, geom, epsilon)`` with the flattened batch (masses of total 1) and returns
         g of the shape of its ``b``.
     tol : float
-        Threshold of the criterion; 0 runs ``max_iter`` iterations.
+        Threshold of the criterion; 0 is never met and runs ``max_iter`` iterations.
     criterion : {"marginal", "cost"}
-        ``"marginal"`` stops at :math:`\|P1 - a\|_1 + \|P^\top 1 - b\|_1 \le \mathrm{tol}` (for
+        ``"marginal"`` stops at :math:`\|P1 - a\|_1 + \|P^\top 1 - b\|_1 < \mathrm{tol}` (for
         masses of total 1); ``"cost"`` at a relative change of :math:`\langle C, P \rangle` over
-        one iteration of at most ``tol``. Each problem of the batch stops on its own.
+        one iteration below ``tol``. Each problem of the batch stops on its own.
     max_iter : int
         Most iterations (updates of f and g) on the grid of ``geom``.
     overrelaxation : "auto" or float in [1, 2)

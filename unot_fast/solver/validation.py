@@ -41,7 +41,9 @@ def prepare(
         The message names the argument.
     """
     if not isinstance(geom, Geometry):
-        raise TypeError(f"geom must be a Geometry such as unot_fast.Grid; got {type(geom).__name__}")
+        raise TypeError(
+            f"geom must be a Geometry such as unot_fast.Grid; got {type(geom).__name__}"
+        )
     a = _measure("a", a, geom.shape, validate)
     b = _measure("b", b, geom.target_shape, validate)
     if a.device != b.device:
@@ -49,7 +51,7 @@ def prepare(
     dtype = _result_dtype(a, b, dtype)
     d = len(geom.shape)
     lead_a, lead_b = a.shape[: a.ndim - d], b.shape[: b.ndim - d]
-    epsilon = _epsilon(epsilon, a.device, validate)
+    epsilon = _epsilon(epsilon, a.device, geom.max_cost, validate)
     try:
         batch_shape = torch.broadcast_shapes(lead_a, lead_b, epsilon.shape)
     except RuntimeError:
@@ -122,13 +124,24 @@ def _total(name: str, x: Tensor, d: int, validate: bool) -> Tensor:
     return total
 
 
-def _epsilon(epsilon: float | Tensor, device: torch.device, validate: bool) -> Tensor:
+def _epsilon(
+    epsilon: float | Tensor, device: torch.device, max_cost: float, validate: bool
+) -> Tensor:
     try:
         value = torch.as_tensor(epsilon, dtype=torch.float64, device=device).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"epsilon must be a number or a tensor; got {epsilon!r}") from error
-    if validate and not bool(((value > 0) & value.isfinite()).all()):
+    if not validate:
+        return value
+    if not bool(((value > 0) & value.isfinite()).all()):
         raise ValueError("epsilon must be positive and finite")
+    # Potentials are known to 1e-16 of the largest exponent, max_cost / epsilon nats.
+    low, high = 1e-10 * max_cost, 1e10 * max_cost
+    if max_cost > 0 and not bool(((value >= low) & (value <= high)).all()):
+        raise ValueError(
+            f"epsilon must be between {low:.1e} and {high:.1e} for a largest cost of "
+            f"{max_cost:.3g}: beyond, float64 cannot tell the potentials' digits"
+        )
     return value
 
 

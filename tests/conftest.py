@@ -1,0 +1,66 @@
+"""Shared fixtures: reproducible measures, and real images where they are at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+DATA = Path(os.environ.get("UNOT_FAST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def images():
+    """``images(name, size)``: real pictures, bilinear as in the paper; skips where they are not."""
+
+    def load(name: str, size: int) -> torch.Tensor:
+        path = DATA / f"{name}.npz"
+        if not path.exists():
+            pytest.skip(f"no test images: {path} is missing (set UNOT_FAST_DATA)")
+        stack = torch.from_numpy(np.load(path)["images"]).double()
+        if stack.shape[-1] != size:
+            stack = torch.nn.functional.interpolate(
+                stack[:, None], size=(size, size), mode="bilinear", align_corners=False
+            )[:, 0]
+        return stack
+
+    return load
+
+
+def normalised(x: torch.Tensor, axes: int = 2, dust: float = 0.0) -> torch.Tensor:
+    """Scale each problem to total 1, add dust, scale again."""
+    dims = tuple(range(-axes, 0))
+    x = x / x.sum(dims, keepdim=True) + dust
+    return x / x.sum(dims, keepdim=True)
+
+
+def adversarial(n: tuple[int, ...], m: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pairs that break Sinkhorn codes, stacked: Diracs, dust, empty pixels, identical, peaked."""
+
+    def dirac(shape: tuple[int, ...], corner: int) -> torch.Tensor:
+        x = torch.zeros(shape, dtype=torch.float64)
+        x[(corner,) * len(shape)] = 1
+        return x
+
+    def sparse(shape: tuple[int, ...], corner: int) -> torch.Tensor:
+        x = torch.rand(shape, dtype=torch.float64)
+        return torch.where(x > 0.7, x, 0.0) + 1e-3 * dirac(shape, corner)
+
+    pairs = [(torch.rand(n, dtype=torch.float64), torch.rand(m, dtype=torch.float64))]
+    for dust in (0.0, 1e-12, 1e-6, 1e-3):
+        pairs.append((dirac(n, 0) + dust, dirac(m, -1) + dust))
+    pairs.append((sparse(n, 0), sparse(m, -1)))
+    pairs.append((torch.rand(n).double() ** 20, torch.rand(m).double() ** 20))
+    if n == m:
+        same = sparse(n, 0)
+        pairs.append((same, same))
+    a, b = (torch.stack(side) for side in zip(*pairs, strict=True))
+    return normalised(a, len(n)), normalised(b, len(m))

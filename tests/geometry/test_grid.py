@@ -1,0 +1,75 @@
+import math
+
+import pytest
+import torch
+
+from unot_fast import Grid
+from unot_fast.geometry import Structure
+
+
+def test_default_coordinates_reach_both_ends():
+    grid = Grid((5, 3))
+    assert torch.equal(grid.coordinates[0], torch.linspace(0, 1, 5, dtype=torch.float64))
+    assert grid.max_cost == 2.0
+    assert grid.structure is Structure.SEPARABLE
+
+
+@pytest.mark.parametrize("shape", [7, (7,), (4, 5), (2, 3, 4), (1, 6)])
+@pytest.mark.parametrize(("cost", "p"), [("sqeuclidean", None), ("lp", 1), ("lp", 1.5)])
+def test_axis_costs_sum_to_the_cost_matrix(shape, cost, p):
+    grid = Grid(shape, cost, p=p, target=[n + 1 for n in Grid(shape).shape])
+    total = torch.zeros(grid.shape + grid.target_shape, dtype=torch.float64)
+    d = grid.ndim
+    for k, axis in enumerate(grid.axis_costs):
+        view = [1] * (2 * d)
+        view[k], view[d + k] = axis.shape
+        total = total + axis.view(view)
+    assert torch.allclose(total.flatten(d).flatten(0, d - 1), grid.cost_matrix(), atol=1e-15)
+    assert grid.max_cost == pytest.approx(float(grid.cost_matrix().max()))
+
+
+def test_physical_units():
+    assert Grid((11, 21), spacing=0.5).coordinates[1][-1] == 10.0
+    assert Grid((11, 21), extent=(2, 3)).coordinates[0][-1] == 2.0
+    # twice the length: four times the squared distance
+    ratio = Grid((6, 6), extent=2).cost_matrix() / Grid((6, 6)).cost_matrix()
+    assert torch.allclose(ratio.nan_to_num(4.0), torch.tensor(4.0, dtype=torch.float64))
+
+
+def test_target_grid_keeps_its_own_coordinates():
+    grid = Grid((4, 4), target=Grid((3, 5), extent=2))
+    assert grid.target_shape == (3, 5)
+    assert grid.target_coordinates[1][-1] == 2
+    assert Grid((4, 4), extent=3, target=(2, 2)).target_coordinates[0][-1] == 3
+
+
+def test_from_coordinates():
+    x = torch.tensor([0.0, 0.1, 0.7])
+    grid = Grid.from_coordinates([x], cost="lp", p=1)
+    assert torch.allclose(grid.cost_matrix()[0], x.double())
+    with pytest.raises(ValueError, match="coordinates must be finite, increasing"):
+        Grid.from_coordinates([torch.tensor([0.0, 0.0])])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(shape=()), "shape must have 1, 2 or 3 axes"),
+        (dict(shape=(2, 2, 2, 2)), "shape must have 1, 2 or 3 axes"),
+        (dict(shape=(0, 3)), "shape must hold positive integers"),
+        (dict(shape=(2.5, 3)), "shape must hold positive integers"),
+        (dict(shape=4, cost="manhattan"), "cost must be one of"),
+        (dict(shape=4, cost="lp"), "p must be a number >= 1"),
+        (dict(shape=4, cost="lp", p=0.5), "p must be a number >= 1"),
+        (dict(shape=4, cost="lp", p=math.nan), "p must be a number >= 1"),
+        (dict(shape=4, p=3), "p goes with cost='lp'"),
+        (dict(shape=4, extent=-1), "extent must be positive"),
+        (dict(shape=(4, 4), spacing=(1, 0)), "spacing must be positive"),
+        (dict(shape=(4, 4), spacing=(1,)), "spacing must hold one number per axis"),
+        (dict(shape=4, extent=1, spacing=1), "not both"),
+        (dict(shape=4, target=(3, 3)), "target must have 1 axes"),
+    ],
+)
+def test_bad_arguments_are_named(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        Grid(**kwargs)
