@@ -20,6 +20,7 @@ constexpr int MR = 4, NV = 3;
 #else
 constexpr int MR = 4, NV = 2;
 #endif
+constexpr int64_t kThreadAbove = 1 << 21;    // multiplications: less is not worth waking a thread
 constexpr int64_t kPackAbove = 40 * 1024;  // bytes of B
 
 template <int R, int V>
@@ -93,7 +94,7 @@ inline void gemm_panels(int64_t from, int64_t to, int64_t M, int64_t N, int64_t 
 inline void gemm(int64_t M, int64_t N, int64_t K, const double* A, int64_t lda, const double* B,
                  int64_t ldb, double* C, int64_t ldc, bool add, int threads) {
   const int64_t panels = (N / W + NV - 1) / NV;
-  if (threads <= 1) return gemm_panels(0, panels, M, N, K, A, lda, B, ldb, C, ldc, add);
+  if (threads <= 1 || M * N * K < kThreadAbove) return gemm_panels(0, panels, M, N, K, A, lda, B, ldb, C, ldc, add);
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int t = 0; t < threads; ++t)
     gemm_panels(panels * t / threads, panels * (t + 1) / threads, M, N, K, A, lda, B, ldb, C, ldc,

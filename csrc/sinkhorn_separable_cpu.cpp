@@ -144,9 +144,13 @@ struct State {
 void solve_scaling(const Geometry& geo, Workspace& p, ScalingKernel& kernel, Control& control,
                    State& state) {
   const Shape &n = geo.n, &m = geo.m;
-  const auto [lo, hi] = std::minmax_element(p.g.begin(), p.g.end());  // padding repeats an entry
-  if (!(*hi - *lo < 600.0)) return;
-  const double shift = 0.5 * (*hi + *lo);
+  Vec low = splat(kInf), high = splat(-kInf);  // padding repeats an entry
+  for (int64_t i = 0; i < m.size(); i += W) {
+    low = vmin(low, load(&p.g[i]));
+    high = vmax(high, load(&p.g[i]));
+  }
+  const double lo = hmin(low), hi = hmax(high), shift = 0.5 * (hi + lo);
+  if (!(hi - lo < 600.0)) return;
   for (int64_t i = 0; i < m.size(); i += W) {
     const Vec x = vexp(load(&p.g[i]) - shift);
     store(&p.v[i], x);
@@ -266,18 +270,32 @@ void solve_log(const Geometry& geo, Workspace& p, double epsilon, Control& contr
   }
 }
 
+// From nats to units of cost, with the free constant such that <g, b> = 0. Returns the dual
+// objective <f, a> + <g, b> - epsilon (mass - 1).
+double finish(const Geometry& geo, Workspace& p, double epsilon, double mass) {
+  Vec fa{}, gb{};
+  for (int64_t i = 0; i < geo.n.size(); i += W) fa += load(&p.a[i]) * load(&p.f[i]);
+  for (int64_t i = 0; i < geo.m.size(); i += W) gb += load(&p.b[i]) * load(&p.g[i]);
+  const double shift = hsum(gb);
+  for (int64_t i = 0; i < geo.n.size(); i += W)
+    store(&p.f[i], (load(&p.f[i]) + shift) * epsilon);
+  for (int64_t i = 0; i < geo.m.size(); i += W)
+    store(&p.g[i], (load(&p.g[i]) - shift) * epsilon);
+  return epsilon * (hsum(fa) + shift - (mass - 1.0));
+}
+
 }  // namespace
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 
 // Shapes and costs are those of Geometry; a is (batch, n...), b and g are (batch, m...), all
-// contiguous. f and g are in units of cost; g holds the start on entry.
+// contiguous. f and g are in units of cost, with <g, b> = 0; g holds the start on entry.
 extern "C" void JOIN(sinkhorn_separable_, ISA)(
     int64_t batch, int d, const int64_t* shape_n, const int64_t* shape_m,
     const double* const* costs, const double* a, const double* b, const double* epsilon,
     double tol, int criterion, int max_iter, double overrelaxation, int threads, double* f,
-    double* g, double* cost, double* mass, double* marginal_error, int32_t* n_iters,
+    double* g, double* cost, double* value, double* marginal_error, int32_t* n_iters,
     uint8_t* converged, uint8_t* log_domain) {
   const Geometry geo(d, shape_n, shape_m, costs);
   const int outer = int(std::min<int64_t>(batch, threads)), inner = std::max(1, threads / outer);
@@ -294,7 +312,7 @@ extern "C" void JOIN(sinkhorn_separable_, ISA)(
       pad_rows(a + i * nn, geo.n, 0.0, p.a.data());
       pad_rows(b + i * mm, geo.m, 0.0, p.b.data());
       pad_rows(g + i * mm, geo.m, g[i * mm], p.g.data());
-      for (double& x : p.g) x /= eps;
+      for (double& x : p.g) x *= 1.0 / eps;
 
       Control control(options, range);
       State state;
@@ -305,12 +323,10 @@ extern "C" void JOIN(sinkhorn_separable_, ISA)(
       log_domain[i] = state.next != Phase::kDone;
       if (log_domain[i]) solve_log(geo, p, eps, control, state, inner);
 
-      for (double& x : p.f) x *= eps;
-      for (double& x : p.g) x *= eps;
+      value[i] = finish(geo, p, eps, control.mass);
       unpad_rows(p.f.data(), geo.n, f + i * nn);
       unpad_rows(p.g.data(), geo.m, g + i * mm);
       cost[i] = control.cost;
-      mass[i] = control.mass;
       marginal_error[i] = control.error;
       n_iters[i] = control.k;
       converged[i] = control.converged;

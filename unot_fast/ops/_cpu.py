@@ -65,7 +65,7 @@ def sinkhorn_separable(
         g = g.clone()
     batch = a.shape[0]
     f = torch.empty_like(a)
-    cost, mass, error = (a.new_empty(batch) for _ in range(3))
+    cost, value, error = (a.new_empty(batch) for _ in range(3))
     n_iters = torch.empty(batch, dtype=torch.int32)
     converged, log_domain = (torch.empty(batch, dtype=torch.bool) for _ in range(2))
     if batch:
@@ -78,7 +78,7 @@ def sinkhorn_separable(
             _int(max_iter),
             _double(overrelaxation or 0.0),
             _int(torch.get_num_threads()),
-            *(_pointer(t.data_ptr()) for t in (f, g, cost, mass, error, n_iters)),
+            *(_pointer(t.data_ptr()) for t in (f, g, cost, value, error, n_iters)),
             *(_pointer(t.data_ptr()) for t in (converged, log_domain)),
         )
-    return *(t.to(dtype) for t in (f, g, cost, mass, error)), n_iters, converged, log_domain
+    return *(t.to(dtype) for t in (f, g, cost, value, error)), n_iters, converged, log_domain

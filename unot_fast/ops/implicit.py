@@ -47,7 +47,7 @@ def potentials_vjp(
     """Pull cotangents of (f, g, <C, P>) back to (a, b).
 
     Shapes are those of `unot_fast.ops.sinkhorn_separable`; ``grad_cost`` has shape (B,). The
-    cotangents of f and g must not see the potentials' free constant: their sums must agree.
+    potentials are those with <g, b> = 0.
     """
     return torch.ops.unot_fast.potentials_vjp(
         a, b, list(costs), epsilon, f, g, grad_f, grad_g, grad_cost, backend
@@ -74,7 +74,7 @@ def _impl(a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, backend):
     if a.shape[0] == 0:
         return a.new_empty(a.shape), b.new_empty(b.shape)
     dtype = a.dtype
-    a, b, epsilon = (t.detach().double() for t in (a, b, epsilon))
+    a, b, g, epsilon = (t.detach().double() for t in (a, b, g, epsilon))
     grad_f, grad_g, grad_cost = (t.detach().double() for t in (grad_f, grad_g, grad_cost))
     kernel = ScaledKernel(f, g, costs, epsilon, backend)
 
@@ -86,12 +86,16 @@ def _impl(a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, backend):
 
     per_problem = (-1,) + (1,) * (a.ndim - 1)
     eps = epsilon.view(per_problem)
-    grad_a, grad_b = torch.zeros_like(a), torch.zeros_like(b)
+    # Fixing the constant adds <g, b> to f and takes it from g. What is left to pull back does not
+    # see the constant, so that the linear system has a solution.
+    excess = (grad_f.flatten(1).sum(1) - grad_g.flatten(1).sum(1)).view(per_problem)
+    grad_a, grad_b = torch.zeros_like(a), excess * g
+    grad_g = grad_g + excess * b
     if bool((grad_cost != 0).any()):  # <C, P> depends on a, b, f and g
         weight = grad_cost.view(per_problem)
         row = weight * kernel.forward_cost(b[:, None])[:, 0]
         column = weight * kernel.backward_cost(a[:, None])[:, 0]
-        grad_a, grad_b = row, column
+        grad_a, grad_b = row, grad_b + column
         grad_f, grad_g = grad_f + a * row / eps, grad_g + b * column / eps
 
     rhs = backward(a * forward(grad_g) - grad_f)

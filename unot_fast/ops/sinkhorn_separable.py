@@ -15,7 +15,7 @@ torch.library.define(
     "unot_fast::sinkhorn_separable",
     "(Tensor a, Tensor b, Tensor[] costs, Tensor epsilon, Tensor g, float tol, str criterion, "
     "int max_iter, float? overrelaxation, str backend) -> (Tensor f, Tensor g_out, Tensor cost, "
-    "Tensor mass, Tensor marginal_error, Tensor n_iters, Tensor converged, Tensor log_domain)",
+    "Tensor value, Tensor marginal_error, Tensor n_iters, Tensor converged, Tensor log_domain)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 
@@ -29,13 +29,14 @@ _MODULES = {
 class Solution(NamedTuple):
     """What `sinkhorn_separable` returns; every scalar is one per problem, shape (B,).
 
-    The plan is ``P(x, y) = a(x) b(y) exp((f(x) + g(y) - C(x, y)) / epsilon)``.
+    The plan is ``P(x, y) = a(x) b(y) exp((f(x) + g(y) - C(x, y)) / epsilon)``; the free constant
+    of the potentials is such that ``<g, b> = 0``.
     """
 
     f: Tensor
     g: Tensor
     cost: Tensor
-    mass: Tensor
+    value: Tensor
     marginal_error: Tensor
     n_iters: Tensor
     converged: Tensor
@@ -58,14 +59,14 @@ def _fake(a, b, costs, epsilon, g, tol, criterion, max_iter, overrelaxation, bac
 
 def _setup_context(ctx, inputs, output):
     a, b, costs, epsilon, *_ = inputs
-    f, g, _, *rest = output
+    f, g, _, _, *diagnostics = output
     ctx.backend = inputs[-1]
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*rest)
+    ctx.mark_non_differentiable(*diagnostics)
     ctx.save_for_backward(a, b, epsilon, f, g, *costs)
 
 
-def _backward(ctx, grad_f, grad_g, grad_cost, *_):
+def _backward(ctx, grad_f, grad_g, grad_cost, grad_value, *_):
     a, b, epsilon, f, g, *costs = ctx.saved_tensors
     grad_a = grad_b = None
     if not (grad_f is None and grad_g is None and grad_cost is None):
@@ -75,6 +76,10 @@ def _backward(ctx, grad_f, grad_g, grad_cost, *_):
         grad_a, grad_b = potentials_vjp(
             a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, ctx.backend
         )
+    if grad_value is not None:  # Danskin; f and g are still attached, for a second derivative
+        weight = grad_value.view(-1, *(1,) * (a.ndim - 1))
+        grad_a = weight * f if grad_a is None else grad_a + weight * f
+        grad_b = weight * g if grad_b is None else grad_b + weight * g
     return grad_a, grad_b, [None] * len(costs), None, None, None, None, None, None, None
 
 
@@ -149,13 +154,14 @@ def sinkhorn_separable(
     Returns
     -------
     Solution
-        Potentials in units of cost, and per problem: ``<C, P>``, mass of P, marginal error,
+        Potentials in units of cost, and per problem: ``<C, P>``, dual objective, marginal error,
         iterations done, whether the criterion was met, whether the log domain was used.
 
     Notes
     -----
-    Differentiable in ``a`` and ``b`` through ``f``, ``g`` and ``cost``, by the implicit function
-    theorem at the returned potentials (see `unot_fast.ops.implicit`); nothing is unrolled.
+    Differentiable in ``a`` and ``b``: ``value`` by Danskin's theorem, ``f``, ``g`` and ``cost`` by
+    the implicit function theorem at the returned potentials (see `unot_fast.ops.implicit`);
+    nothing is unrolled.
     """
     out = torch.ops.unot_fast.sinkhorn_separable(
         a, b, list(costs), epsilon, g, tol, criterion, max_iter, overrelaxation, backend

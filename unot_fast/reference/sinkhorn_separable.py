@@ -74,7 +74,9 @@ def _solve(a, b, cost, eps, g, tol, criterion, max_iter, overrelaxation):
         if converged:
             break
         weight.observe(k, float(error))
-    return f, g, transport, plan.sum(), error, k, converged, True
+    value = (f * a).sum() + (g * b).sum() - eps * (plan.sum() - 1)
+    shift = (g * b).sum()
+    return f + shift, g - shift, transport, value, error, k, converged, True
 
 
 def _relaxed(old: Tensor, new: Tensor, w: float, eps: float) -> Tensor:

@@ -165,9 +165,15 @@ def _blocks(n: int, m: int) -> Tensor:
 def _pool(x: Tensor, pools: tuple[Tensor, ...]) -> Tensor:
     for k, pool in enumerate(pools):
         m, n = pool.shape
-        if m != n:
-            shape = (*x.shape[: k + 1], m, *x.shape[k + 2 :])
-            x = (pool.to(x) @ x.reshape(math.prod(x.shape[: k + 1]), n, -1)).reshape(shape)
+        if m == n:
+            continue
+        shape = (*x.shape[: k + 1], m, *x.shape[k + 2 :])
+        if k == len(pools) - 1:
+            x = x.reshape(-1, n) @ pool.to(x).T
+        else:  # bmm, since matmul would transpose and leave a strided result
+            lines = x.reshape(math.prod(x.shape[: k + 1]), n, -1)
+            x = torch.bmm(pool.to(x).expand(len(lines), m, n), lines)
+        x = x.reshape(shape)
     return x
 
 

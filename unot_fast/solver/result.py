@@ -17,26 +17,6 @@ from unot_fast.solver.validation import Problems
 _LARGEST_PLAN = 8 * 2**30  # bytes
 
 
-class _DualValue(torch.autograd.Function):
-    """``<f, a> + <g, b> - epsilon (mass - 1)``; by Danskin's theorem its gradient is (f, g)."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(a, b, f, g, epsilon, mass):
-        return _inner(a, f) + _inner(b, g) - epsilon.to(a) * (mass - 1)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(inputs[2], inputs[3])
-
-    @staticmethod
-    def backward(ctx, grad):
-        f, g = ctx.saved_tensors  # still attached to a and b: a second derivative is implicit
-        grad = grad.view(-1, *(1,) * (f.ndim - 1))
-        return grad * f, grad * g, None, None, None, None
-
-
 @dataclasses.dataclass(frozen=True, repr=False)
 class OTResult:
     r"""Solution of a batch of entropic transport problems.
@@ -97,20 +77,16 @@ class OTResult:
         backend: str,
         coarse_work: Tensor,
     ) -> OTResult:
-        a, b, total = problems.a, problems.b, problems.total.to(problems.a)
-        shift = _inner(b, solution.g)
-        broadcast = (-1,) + (1,) * (a.ndim - 1)
-        f, g = solution.f + shift.view(broadcast), solution.g - shift.view(broadcast)
-        value = _DualValue.apply(a, b, f, g, problems.epsilon, solution.mass.detach())
+        total = problems.total.to(problems.a)
 
         def batched(x: Tensor) -> Tensor:
             return x.reshape((*problems.batch_shape, *x.shape[1:]))
 
         return cls(
-            f=batched(f),
-            g=batched(g),
+            f=batched(solution.f),
+            g=batched(solution.g),
             cost=batched(solution.cost * total),
-            value=batched(value * total),
+            value=batched(solution.value * total),
             marginal_error=batched(solution.marginal_error),
             n_iters=batched(solution.n_iters),
             coarse_work=batched(coarse_work),
@@ -119,8 +95,8 @@ class OTResult:
             backend=backend,
             geom=geom,
             epsilon=batched(problems.epsilon),
-            _a=a.detach(),
-            _b=b.detach(),
+            _a=problems.a.detach(),
+            _b=problems.b.detach(),
             _total=total.detach(),
         )
 
@@ -254,10 +230,6 @@ class OTResult:
             f"OTResult({self.converged.numel()} problem(s) on {self.geom!r}, {done} converged, "
             f"{float(iters):.1f} iterations on average, backend {self.backend!r})"
         )
-
-
-def _inner(x: Tensor, y: Tensor) -> Tensor:
-    return (x * y).flatten(1).sum(1)
 
 
 def _column(x: Tensor, like: Tensor) -> Tensor:
