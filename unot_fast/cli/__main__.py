@@ -1,0 +1,3 @@
+from unot_fast.cli import main
+
+main()
