@@ -1,0 +1,24 @@
+"""Memory grows with the number of pixels, not of pairs."""
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource, sys, torch, unot_fast
+n = int(sys.argv[1])
+a, b = torch.rand(2, n, n, dtype=torch.float64)
+unot_fast.sinkhorn(a, b, unot_fast.Grid((n, n)), 0.1, normalize=True, tol=0, max_iter=1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_is_quadratic_in_the_side():
+    def peak(n):
+        command = [sys.executable, "-c", SCRIPT, str(n)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    small, large, larger = peak(16), peak(512), peak(1024)
+    assert 3 < (larger - small) / (large - small) < 5
