@@ -1,4 +1,4 @@
-"""Builds the CPU kernels: one source per operator, compiled once per instruction set.
+"""Builds the CPU kernels, once per instruction set.
 
 The library has a plain C interface, loaded with ctypes. It links neither Python nor torch, so one
 build serves every version of both, and building needs no torch.
@@ -6,12 +6,13 @@ build serves every version of both, and building needs no torch.
 
 import platform
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-SOURCES = ["csrc/sinkhorn_separable_cpu.cpp", "csrc/separable_lse_cpu.cpp"]
-HEADERS = ["csrc/vector.h", "csrc/gemm.h", "csrc/separable.h"]
+SOURCES = ["csrc/isa.cpp", "csrc/cpu.cpp"]
 FLAGS = [
     "-O3",
     "-std=c++17",
@@ -29,17 +30,22 @@ if platform.machine() in ("x86_64", "AMD64"):
 class BuildKernels(build_ext):
     def build_extension(self, ext):
         openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
-        objects = self.compiler.compile(
-            ["csrc/isa.cpp"], output_dir=self.build_temp, extra_postargs=FLAGS + openmp
-        )
-        for isa, (width, march) in ISAS.items():
-            objects += self.compiler.compile(
-                SOURCES,
+
+        def compile_for(isa):
+            width, march = ISAS[isa]
+            return self.compiler.compile(
+                ["csrc/cpu.cpp"],
                 output_dir=f"{self.build_temp}/{isa}",
                 macros=[("ISA", isa), ("VECTOR_BYTES", str(width))],
                 extra_postargs=FLAGS + openmp + march,
-                depends=HEADERS,
+                depends=ext.depends,
             )
+
+        objects = self.compiler.compile(
+            ["csrc/isa.cpp"], output_dir=self.build_temp, extra_postargs=FLAGS + openmp
+        )
+        with ThreadPoolExecutor() as pool:
+            objects += [o for found in pool.map(compile_for, ISAS) for o in found]
         self.compiler.link_shared_object(
             objects,
             self.get_ext_fullpath(ext.name),
@@ -52,8 +58,8 @@ setup(
     ext_modules=[
         Extension(
             "unot_fast._cpu",
-            sources=["csrc/isa.cpp", *SOURCES],
-            depends=HEADERS,
+            sources=SOURCES,
+            depends=sorted(str(p) for p in Path("csrc").glob("*.[hc]*")),
             py_limited_api=True,
         )
     ],

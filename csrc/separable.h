@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "gemm.h"
@@ -55,116 +56,134 @@ inline void unpad_rows(const double* in, const Shape& s, double* out) {
     std::memcpy(out + r * s.n2, in + r * s.ld(), s.n2 * sizeof(double));
 }
 
+inline void clear_padding(const Shape& s, double* x) {
+  for (int64_t r = 0; r < s.n0 * s.n1; ++r)
+    std::fill(x + r * s.ld() + s.n2, x + (r + 1) * s.ld(), 0.0);
+}
+
 using Buffer = std::vector<double>;
 
-// The factors of one direction in the scaling domain: out = (A_0 x A_1 x B^T) in.
-struct Factors {
-  Buffer a0, a1, b;  // a_k is (out_k, in_k); b is (in_2, padded out_2)
+// out = (A_0 x A_1 x A_2) in, one matrix per axis.
+class SeparableMap {
+ public:
+  SeparableMap() = default;
+  // matrix[k] is (to_k, in_k), or its transpose.
+  SeparableMap(const Shape& in, const Shape& to, const Buffer* matrix, bool transposed)
+      : in_(in), to_(to) {
+    for (int k = 0; k < 2; ++k) {
+      const int64_t rows = to[k], cols = in[k];
+      a_[k].resize(rows * cols);
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < cols; ++c)
+          a_[k][r * cols + c] = transposed ? matrix[k][c * rows + r] : matrix[k][r * cols + c];
+    }
+    // The last axis multiplies from the right. Its padding repeats the last column, so that
+    // results there are finite and in range.
+    const int64_t ld = to.ld();
+    b_.resize(in.n2 * ld);
+    for (int64_t c = 0; c < in.n2; ++c)
+      for (int64_t r = 0; r < ld; ++r) {
+        const int64_t q = std::min(r, to.n2 - 1);
+        b_[c * ld + r] = transposed ? matrix[2][c * to.n2 + q] : matrix[2][q * in.n2 + c];
+      }
+  }
+
+  bool empty() const { return b_.empty(); }
+  bool has(int k) const { return in_[k] * to_[k] > 1; }
+
+  void last(const double* x, double* out, int threads) const {
+    gemm(in_.n0 * in_.n1, to_.ld(), in_.n2, x, in_.ld(), b_.data(), to_.ld(), out, to_.ld(), false,
+         threads);
+  }
+  void middle(const double* x, double* out, bool add, int threads) const {
+    for (int64_t i = 0; i < in_.n0; ++i)
+      gemm(to_.n1, to_.ld(), in_.n1, a_[1].data(), in_.n1, x + i * in_.n1 * to_.ld(), to_.ld(),
+           out + i * to_.n1 * to_.ld(), to_.ld(), add, threads);
+  }
+  void first(const double* x, double* out, bool add, int threads) const {
+    const int64_t row = to_.n1 * to_.ld();
+    gemm(to_.n0, row, in_.n0, a_[0].data(), in_.n0, x, row, out, row, add, threads);
+  }
+
+  // t1 and t2 keep the intermediate results, where there are any.
+  void apply(const double* x, double* out, Buffer& t1, Buffer& t2, int threads) const {
+    grow(t1);
+    grow(t2);
+    double* after_last = has(1) || has(0) ? t1.data() : out;
+    last(x, after_last, threads);
+    double* after_middle = after_last;
+    if (has(1)) {
+      after_middle = has(0) ? t2.data() : out;
+      middle(after_last, after_middle, false, threads);
+    }
+    if (has(0)) first(after_middle, out, false, threads);
+  }
+  void grow(Buffer& t) const {
+    const size_t need = in_.n0 * std::max(in_.n1, to_.n1) * to_.ld();
+    if (t.size() < need) t.resize(need);
+  }
+
+ private:
+  Shape in_, to_;
+  Buffer a_[2], b_;
 };
 
 class ScalingKernel {
  public:
   ScalingKernel(const Geometry& geo, double epsilon, int threads)
       : geo_(geo), epsilon_(epsilon), threads_(threads) {
-    build(forward_, false, false);
-    build(backward_, true, false);
-    const int64_t widest = std::max(geo.n.ld(), geo.m.ld());
-    const int64_t tmp = std::max(geo.n.n0, geo.m.n0) * std::max(geo.n.n1, geo.m.n1) * widest;
-    t1_.resize(tmp);
-    t2_.resize(tmp);
+    Buffer kernel[3];
+    factors(kernel, false);
+    forward_ = SeparableMap(geo.m, geo.n, kernel, false);
+    backward_ = SeparableMap(geo.n, geo.m, kernel, true);
   }
   double epsilon() const { return epsilon_; }
 
-  void forward(const double* x, double* out) { apply(forward_, geo_.m, geo_.n, x, out); }
-  void backward(const double* x, double* out) { apply(backward_, geo_.n, geo_.m, x, out); }
+  void forward(const double* x, double* out) { forward_.apply(x, out, t1_, t2_, threads_); }
+  void backward(const double* x, double* out) { backward_.apply(x, out, t1_, t2_, threads_); }
 
   // After forward(x): sum_y C(x, y) exp(-C(x, y) / epsilon) x(y), by the product rule over the
   // axes, from the intermediate results of that call.
   void cost_after_forward(const double* x, double* out) {
-    if (forward_c_.b.empty()) {
-      build(forward_c_, false, true);
-      c1_.resize(t1_.size());
-      c2_.resize(t2_.size());
+    if (weighted_.empty()) {
+      Buffer kernel[3];
+      factors(kernel, true);
+      weighted_ = SeparableMap(geo_.m, geo_.n, kernel, false);
     }
-    const Shape &in = geo_.m, &to = geo_.n;
-    const bool has0 = in.n0 * to.n0 > 1, has1 = in.n1 * to.n1 > 1;
+    forward_.grow(c1_);
+    forward_.grow(c2_);
+    const bool has0 = forward_.has(0), has1 = forward_.has(1);
     double* after_last = has1 || has0 ? c1_.data() : out;
-    last(forward_c_.b, in, to, x, after_last);
+    weighted_.last(x, after_last, threads_);
     double* after_middle = after_last;
     if (has1) {
       after_middle = has0 ? c2_.data() : out;
-      middle(forward_.a1, in, to, after_last, after_middle, false);
-      middle(forward_c_.a1, in, to, t1_.data(), after_middle, true);
+      forward_.middle(after_last, after_middle, false, threads_);
+      weighted_.middle(t1_.data(), after_middle, true, threads_);
     }
     if (has0) {
-      first(forward_.a0, in, to, after_middle, out, false);
-      first(forward_c_.a0, in, to, has1 ? t2_.data() : t1_.data(), out, true);
+      forward_.first(after_middle, out, false, threads_);
+      weighted_.first(has1 ? t2_.data() : t1_.data(), out, true, threads_);
     }
   }
 
  private:
-  void build(Factors& f, bool transpose, bool times_cost) const {
+  // exp(-C_k / epsilon) of every axis, or C_k exp(-C_k / epsilon).
+  void factors(Buffer* kernel, bool times_cost) const {
     for (int k = 0; k < 3; ++k) {
-      const int64_t n = geo_.n[k], m = geo_.m[k];
-      const int64_t rows = transpose ? m : n, cols = transpose ? n : m;
-      Buffer kernel(padded(n * m));
-      Buffer scaled(padded(n * m));
-      for (int64_t i = 0; i < n * m; ++i) scaled[i] = -geo_.cost[k][i] / epsilon_;
-      for (int64_t i = 0; i < n * m; i += W) store(&kernel[i], vexp(load(&scaled[i])));
+      const int64_t size = geo_.n[k] * geo_.m[k];
+      kernel[k].resize(padded(size));
+      for (int64_t i = 0; i < size; ++i) kernel[k][i] = -geo_.cost[k][i] / epsilon_;
+      for (int64_t i = 0; i < size; i += W) store(&kernel[k][i], vexp(load(&kernel[k][i])));
       if (times_cost)
-        for (int64_t i = 0; i < n * m; ++i) kernel[i] *= geo_.cost[k][i];
-      Buffer& out = k == 0 ? f.a0 : k == 1 ? f.a1 : f.b;
-      if (k < 2) {
-        out.resize(rows * cols);
-        for (int64_t r = 0; r < rows; ++r)
-          for (int64_t c = 0; c < cols; ++c)
-            out[r * cols + c] = transpose ? kernel[c * m + r] : kernel[r * m + c];
-      } else {
-        // Padding repeats the last column, so that results there are finite and in range.
-        const int64_t ld = padded(rows);
-        out.resize(cols * ld);
-        for (int64_t c = 0; c < cols; ++c)
-          for (int64_t r = 0; r < ld; ++r) {
-            const int64_t q = std::min(r, rows - 1);
-            out[c * ld + r] = transpose ? kernel[c * m + q] : kernel[q * m + c];
-          }
-      }
+        for (int64_t i = 0; i < size; ++i) kernel[k][i] *= geo_.cost[k][i];
     }
-  }
-
-  void last(const Buffer& b, const Shape& in, const Shape& to, const double* x, double* out) {
-    gemm(in.n0 * in.n1, to.ld(), in.n2, x, in.ld(), b.data(), to.ld(), out, to.ld(), false,
-         threads_);
-  }
-  void middle(const Buffer& a, const Shape& in, const Shape& to, const double* x, double* out,
-              bool add) {
-    for (int64_t i = 0; i < in.n0; ++i)
-      gemm(to.n1, to.ld(), in.n1, a.data(), in.n1, x + i * in.n1 * to.ld(), to.ld(),
-           out + i * to.n1 * to.ld(), to.ld(), add, threads_);
-  }
-  void first(const Buffer& a, const Shape& in, const Shape& to, const double* x, double* out,
-             bool add) {
-    const int64_t row = to.n1 * to.ld();
-    gemm(to.n0, row, in.n0, a.data(), in.n0, x, row, out, row, add, threads_);
-  }
-
-  void apply(const Factors& f, const Shape& in, const Shape& to, const double* x, double* out) {
-    // Trivial axes write straight into the next buffer that is needed.
-    const bool has0 = in.n0 * to.n0 > 1, has1 = in.n1 * to.n1 > 1;
-    double* after_last = has1 || has0 ? t1_.data() : out;
-    last(f.b, in, to, x, after_last);
-    double* after_middle = after_last;
-    if (has1) {
-      after_middle = has0 ? t2_.data() : out;
-      middle(f.a1, in, to, after_last, after_middle, false);
-    }
-    if (has0) first(f.a0, in, to, after_middle, out, false);
   }
 
   const Geometry& geo_;
   double epsilon_;
   int threads_;
-  Factors forward_, backward_, forward_c_;
+  SeparableMap forward_, backward_, weighted_;
   Buffer t1_, t2_, c1_, c2_;
 };
 
@@ -192,6 +211,7 @@ class LogKernel {
 
   void forward(const double* h, double* out) { apply(forward_, geo_.m, geo_.n, h, out, nullptr); }
   void backward(const double* h, double* out) { apply(backward_, geo_.n, geo_.m, h, out, nullptr); }
+  // Also the mean of C under the weights of the sum.
   void forward_mean(const double* h, double* out, double* mean) {
     apply(forward_, geo_.m, geo_.n, h, out, mean);
   }
@@ -293,5 +313,38 @@ class LogKernel {
 // A double's exponent reaches e^+-708. Sums inside (kTiny, kHuge) lose nothing to underflow:
 // what a product drops is below 1e-308, which is 1e-28 of the sum.
 constexpr double kTiny = 1e-280, kHuge = 1e280;
+
+// out(x) = log sum_y exp(h(y) - C(x, y) / epsilon): in the scaling domain where all sums are in
+// range, in the log domain otherwise.
+class LogSumExp {
+ public:
+  LogSumExp(const Geometry& geo, int threads) : geo_(geo), threads_(threads), x_(geo.m.size()) {}
+
+  void operator()(const double* h, double epsilon, double* out) {
+    if (!scaling_ || scaling_->epsilon() != epsilon) scaling_.emplace(geo_, epsilon, threads_);
+    if (!in_scaling_domain(h, out)) LogKernel(geo_, epsilon, threads_).forward(h, out);
+  }
+
+ private:
+  bool in_scaling_domain(const double* h, double* out) {
+    Vec top = splat(-kInf), low = splat(kInf);
+    for (int64_t i = 0; i < geo_.m.size(); i += W) top = vmax(top, load(h + i));
+    const double shift = hmax(top);
+    if (!(std::abs(shift) < kInf)) return false;
+    for (int64_t i = 0; i < geo_.m.size(); i += W) store(&x_[i], vexp(load(h + i) - shift));
+    scaling_->forward(x_.data(), out);
+    for (int64_t i = 0; i < geo_.n.size(); i += W) {
+      const Vec s = load(out + i);
+      low = vmin(low, s);
+      store(out + i, vlog(s) + shift);
+    }
+    return hmin(low) > kTiny;
+  }
+
+  const Geometry& geo_;
+  int threads_;
+  Buffer x_;
+  std::optional<ScalingKernel> scaling_;
+};
 
 }  // namespace

@@ -13,6 +13,11 @@
 #include <immintrin.h>
 #endif
 
+// Exported names carry the instruction set: PER_ISA(solve) is solve_avx2 where ISA is avx2.
+#define JOIN_(name, isa) name##_##isa
+#define JOIN(name, isa) JOIN_(name, isa)
+#define PER_ISA(name) JOIN(name, ISA)
+
 namespace {
 
 #ifndef VECTOR_BYTES

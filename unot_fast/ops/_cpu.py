@@ -21,13 +21,18 @@ def _prepare(*tensors: Tensor) -> list[Tensor]:
     return [t.detach().to(torch.float64).contiguous() for t in tensors]
 
 
+def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array:
+    """Addresses of tensors that the caller keeps alive during the call."""
+    return (_pointer * len(tensors))(*(t.data_ptr() for t in tensors))
+
+
 def _geometry(costs: Sequence[Tensor]) -> tuple:
-    """Arguments that describe the cost; the caller keeps ``costs`` alive during the call."""
+    """Arguments that describe the cost."""
     return (
         _int(len(costs)),
         _sizes([c.shape[0] for c in costs]),
         _sizes([c.shape[1] for c in costs]),
-        (_pointer * len(costs))(*(c.data_ptr() for c in costs)),
+        _pointers(costs),
     )
 
 
@@ -82,3 +87,46 @@ def sinkhorn_separable(
             *(_pointer(t.data_ptr()) for t in (converged, log_domain)),
         )
     return *(t.to(dtype) for t in (f, g, cost, value, error)), n_iters, converged, log_domain
+
+
+def multiscale_start(
+    a: Tensor,
+    b: Tensor,
+    epsilon: Tensor,
+    costs: Sequence[Tensor],
+    prolongations: Sequence[Tensor],
+    pools_source: Sequence[Tensor],
+    pools_target: Sequence[Tensor],
+    coordinates: Sequence[Tensor],
+    epsilon_floors: Sequence[float],
+    work: Sequence[float],
+    gaussian: bool,
+    tol: float,
+    max_iter: int,
+) -> tuple[Tensor, Tensor]:
+    dtype = b.dtype
+    a, b, epsilon = _prepare(a, b, epsilon)
+    lists = [_prepare(*x) for x in (costs, prolongations, pools_source, pools_target, coordinates)]
+    costs, coordinates = lists[0], lists[-1]
+    d, levels = a.ndim - 1, len(epsilon_floors)
+    g, done = torch.empty_like(b), torch.empty_like(epsilon)
+    if a.shape[0]:
+        getattr(cpu_library(), f"multiscale_start_{cpu_isa()}")(
+            _i64(a.shape[0]),
+            _int(d),
+            _int(levels),
+            _sizes([*a.shape[1:], *(c.shape[0] for c in costs)]),
+            _sizes([*b.shape[1:], *(c.shape[1] for c in costs)]),
+            *(_pointers(x) for x in lists[:-1]),
+            _pointers(coordinates[:d]),
+            _pointers(coordinates[d:]),
+            (_double * levels)(*epsilon_floors),
+            (_double * levels)(*work),
+            _int(gaussian),
+            _double(tol),
+            _int(max_iter),
+            *(_pointer(t.data_ptr()) for t in (a, b, epsilon)),
+            _int(torch.get_num_threads()),
+            *(_pointer(t.data_ptr()) for t in (g, done)),
+        )
+    return g.to(dtype), done

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry import Grid
+from unot_fast.ops import multiscale_start as multiscale_start_op
 from unot_fast.ops import separable_lse, sinkhorn_separable
 from unot_fast.ops.compiling import constant_when_compiled
 from unot_fast.solver.gaussian import gaussian_start
@@ -65,25 +66,62 @@ def multiscale_start(
         Arithmetic of the coarse solves, in iterations on the grid of ``geom``.
     """
     levels = _levels(geom, pyramid.coarsest)
+    if not levels:
+        g = gaussian_start(a, b, geom, epsilon).to(a.dtype) if geom.p == 2 else torch.zeros_like(b)
+        return g, torch.zeros_like(epsilon)
+    if backend == "cpu":
+        return _fused(a, b, geom, epsilon, levels, pyramid)
+    return _composed(a, b, geom, epsilon, levels, backend, pyramid)
+
+
+def _fused(
+    a: Tensor, b: Tensor, geom: Grid, epsilon: Tensor, levels: list[_Level], pyramid: Pyramid
+) -> tuple[Tensor, Tensor]:
+    """All levels in one call of the CPU library."""
+    coarsest = levels[-1].grid
+    return multiscale_start_op(
+        a,
+        b,
+        epsilon,
+        costs=[c for level in levels for c in level.grid.axis_costs],
+        prolongations=[c for level in levels for c in level.prolongation],
+        pools_source=[p for level in levels for p in level.pool_source],
+        pools_target=[p for level in levels for p in level.pool_target],
+        coordinates=[*coarsest.coordinates, *coarsest.target_coordinates],
+        epsilon_floors=[pyramid.resolution * level.spacing**2 for level in levels],
+        work=[level.work for level in levels],
+        gaussian=geom.p == 2,
+        tol=pyramid.tol,
+        max_iter=pyramid.max_iter,
+    )
+
+
+def _composed(
+    a: Tensor,
+    b: Tensor,
+    geom: Grid,
+    epsilon: Tensor,
+    levels: list[_Level],
+    backend: str,
+    pyramid: Pyramid,
+) -> tuple[Tensor, Tensor]:
+    """The same, one operator per step."""
     masses = [(a, b)]
     for level in levels:  # from fine to coarse
         mass_a, mass_b = masses[-1]
         masses.append((_pool(mass_a, level.pool_source), _pool(mass_b, level.pool_target)))
-    fine_work = _iteration_work(geom.shape, geom.target_shape)
     work = torch.zeros_like(epsilon)
-    coarse_f = coarse_mass = below = coarse_eps = None
+    g = None
     for level, (mass_a, mass_b) in zip(reversed(levels), reversed(masses), strict=False):
         eps = epsilon.clamp_min(pyramid.resolution * level.spacing**2)
-        if below is not None:
-            g = _evaluate(coarse_f, coarse_mass, below, level.grid, coarse_eps, backend)
-        elif geom.p == 2:
+        if g is None and geom.p == 2:
             g = gaussian_start(mass_a, mass_b, level.grid, eps).to(a.dtype)
-        else:
+        elif g is None:
             g = torch.zeros_like(mass_b)
         solution = sinkhorn_separable(
             mass_a,
             mass_b,
-            _costs(level.grid, a),
+            [c.to(a) for c in level.grid.axis_costs],
             eps,
             g,
             tol=pyramid.tol,
@@ -92,13 +130,13 @@ def multiscale_start(
             overrelaxation=None,
             backend=backend,
         )
-        share = _iteration_work(level.grid.shape, level.grid.target_shape) / fine_work
-        work = work + (solution.n_iters + 0.5) * share
-        coarse_f, coarse_mass, below, coarse_eps = solution.f, mass_a, level.grid, eps
-    if below is None:
-        g = gaussian_start(a, b, geom, epsilon).to(a.dtype) if geom.p == 2 else torch.zeros_like(b)
-        return g, work
-    return _evaluate(coarse_f, coarse_mass, below, geom, coarse_eps, backend), work
+        work = work + (solution.n_iters.double() + 0.5) * level.work
+        # The c-transform at the points of the next finer level.
+        scale = eps.view(-1, *(1,) * geom.ndim).to(a)
+        h = mass_a.log() + solution.f / scale
+        costs = [c.to(a) for c in level.prolongation]
+        g = -scale * separable_lse(h, costs, eps.to(a), backend=backend)
+    return g, work
 
 
 @dataclass(frozen=True)
@@ -106,7 +144,9 @@ class _Level:
     grid: Grid
     pool_source: tuple[Tensor, ...]  # from the next finer level, per axis
     pool_target: tuple[Tensor, ...]
+    prolongation: tuple[Tensor, ...]  # cost from the next finer target to the source, per axis
     spacing: float
+    work: float  # of one iteration, in iterations on the grid
 
 
 @constant_when_compiled
@@ -119,7 +159,8 @@ def _levels(geom: Grid, coarsest: int) -> list[_Level]:
         # The side that is done first stays at its coarsest shape.
         source += [source[-1] if source else geom.shape] * (depth - len(source))
         target += [target[-1] if target else geom.target_shape] * (depth - len(target))
-        x, y, p = geom.coordinates, geom.target_coordinates, geom.p if geom.cost == "lp" else None
+        x, y = geom.coordinates, geom.target_coordinates
+        fine_work = _iteration_work(geom.shape, geom.target_shape)
         weights = [torch.ones_like(c) for c in (*x, *y)]  # pixels per cell
         levels, fine = [], (geom.shape, geom.target_shape)
         for coarse in zip(source, target, strict=True):
@@ -134,10 +175,20 @@ def _levels(geom: Grid, coarsest: int) -> list[_Level]:
                     (*pools[0], *pools[1]), weights, (*x, *y), heavier, strict=True
                 )
             ]
-            x, y, weights, fine = centres[: geom.ndim], centres[geom.ndim :], heavier, coarse
-            gaps = [float(c.diff().max()) for c in centres if len(c) > 1]
-            grid = Grid.from_coordinates(x, y, geom.cost, p=p)
-            levels.append(_Level(grid, *pools, max(gaps, default=0.0)))
+            finer_y, x, y = y, centres[: geom.ndim], centres[geom.ndim :]
+            grid = Grid.from_coordinates(x, y, geom.cost, p=geom.p if geom.cost == "lp" else None)
+            levels.append(
+                _Level(
+                    grid,
+                    *pools,
+                    prolongation=tuple(
+                        (t[:, None] - c).abs().pow(geom.p) for t, c in zip(finer_y, x, strict=True)
+                    ),
+                    spacing=max((float(c.diff().max()) for c in centres if len(c) > 1), default=0),
+                    work=_iteration_work(*coarse) / fine_work,
+                )
+            )
+            weights, fine = heavier, coarse
         cache[coarsest] = levels
     return cache[coarsest]
 
@@ -175,22 +226,6 @@ def _pool(x: Tensor, pools: tuple[Tensor, ...]) -> Tensor:
             x = torch.bmm(pool.to(x).expand(len(lines), m, n), lines)
         x = x.reshape(shape)
     return x
-
-
-def _evaluate(
-    f: Tensor, mass: Tensor, source: Grid, target: Grid, epsilon: Tensor, backend: str
-) -> Tensor:
-    """The c-transform of a solution on ``source``, at the target points of ``target``."""
-    costs = [
-        (y[:, None] - x).abs().pow(source.p).to(f)
-        for x, y in zip(source.coordinates, target.target_coordinates, strict=True)
-    ]
-    eps = epsilon.view(-1, *(1,) * (f.ndim - 1)).to(f)
-    return -eps * separable_lse(mass.log() + f / eps, costs, epsilon.to(f), backend=backend)
-
-
-def _costs(geom: Grid, like: Tensor) -> list[Tensor]:
-    return [c.to(like) for c in geom.axis_costs]
 
 
 def _iteration_work(source: tuple[int, ...], target: tuple[int, ...]) -> float:

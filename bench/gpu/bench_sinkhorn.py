@@ -1,0 +1,344 @@
+"""The CUDA kernels and their rivals: ``python -m bench.gpu.bench_sinkhorn -o results.json``.
+
+A row is checked against float64 before it is timed with CUDA events, called eagerly and replayed
+as a CUDA graph. The file has the layout of pytest-benchmark, which this does not need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from bench import peers, problems, truth
+from bench.gpu import roofline
+
+EPSILON = 0.01
+ITERATIONS = 100
+SIZES = (16, 28, 64, 128, 256)
+BATCHES = (1, 32, 256, 1024)
+MEMORY = 40e9
+FLOAT32_NATS = 32 * torch.finfo(torch.float32).eps * 2 / EPSILON
+"""Tolerance of potentials and log-sum-exps: rounding of exponents as large as max C / epsilon."""
+
+
+class Session:
+    """Collects rows, and the reasons of those that are not there."""
+
+    def __init__(self, seconds: float):
+        self.deadline = time.monotonic() + seconds
+        self.results = {"benchmarks": [], "skipped": [], "failed": []}
+
+    def attempt(self, name: str, measure: Callable[[], dict]) -> None:
+        """Add the rows of a measurement; a failure is recorded and does not end the session."""
+        if time.monotonic() > self.deadline:
+            self.results["skipped"].append({"name": name, "reason": "out of time"})
+            return
+        try:
+            self.results["benchmarks"] += measure()
+            print(f"ok      {name}", flush=True)
+        except (peers.Unavailable, problems.DataMissing) as reason:
+            self.results["skipped"].append({"name": name, "reason": str(reason)})
+            print(f"skipped {name}: {reason}", flush=True)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            self.results["failed"].append({"name": name, "reason": reason})
+            print(f"FAILED  {name}: {reason}", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=200.0, help="no new row after this long")
+    options = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        parser.error("no CUDA device is visible to torch")
+
+    session = Session(options.seconds)
+    session.results["machine_info"] = {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "triton": _version("triton"),
+    }
+    session.results["commit_info"] = {"id": commit()}
+    for n in SIZES:
+        for batch in BATCHES:
+            if n * n * batch <= 2**24:
+                where = f"n={n}, B={batch}"
+                session.attempt(f"separable_lse, {where}", lambda n=n, b=batch: _lse(n, b))
+                session.attempt(f"sinkhorn_separable, {where}", lambda n=n, b=batch: _op(n, b))
+    for n in (28, 64, 128):
+        for batch in (1, 32, 256):
+            for method in _rivals():
+                name = f"{method.name}, n={n}, B={batch}"
+                session.attempt(name, lambda m=method, n=n, b=batch: _rival(m, n, b))
+    for case in ("CIFAR", "LFW", "fields"):
+        for method in _to_percent_methods():
+            name = f"{method.name} to 1 %, {case}"
+            session.attempt(name, lambda m=method, c=case: _to_percent(m, c))
+    options.output.write_text(json.dumps(session.results, indent=1))
+    counts = {k: len(v) for k, v in session.results.items() if isinstance(v, list)}
+    print(counts)
+    if session.results["failed"]:
+        raise SystemExit(1)
+
+
+def _op(n: int, batch: int) -> list[dict]:
+    """The whole-solve operator, plain iterations from zeros."""
+    from unot_fast.ops import sinkhorn_separable
+
+    problem = _fields(n, batch)
+    a, b = problem.a.float(), problem.b.float()
+    costs = [problem.axis_cost.float()] * 2
+    epsilon = torch.full((batch,), EPSILON, dtype=torch.float64, device="cuda")
+    start = torch.zeros_like(b)
+    options = {"tol": 0.0, "criterion": "marginal", "max_iter": ITERATIONS, "overrelaxation": 1.0}
+
+    def call():
+        return sinkhorn_separable(a, b, costs, epsilon, start, **options, backend="triton")
+
+    out = call()
+    sample, reference = _reference(n, batch)
+    pairs = [0, batch - 1]
+    solution = out.f[pairs].double(), out.g[pairs].double()
+    error = truth.potential_error(sample, solution, reference)
+    _gate(error, FLOAT32_NATS)
+    work = roofline.sinkhorn(n, batch, ITERATIONS)
+    info = {
+        **_info(problem, "unot_fast", f"torch {torch.__version__}"),
+        "kernel": "sinkhorn_separable",
+        "table": "per iteration",
+        "iterations": ITERATIONS,
+        "error": error,
+        "error_kind": "potentials, nats",
+        "tolerance": FLOAT32_NATS,
+        "divisor": ITERATIONS * batch,
+        "unit": "iteration and pair",
+    }
+    # Larger grids are solved by launches that the host steers, which no graph can hold.
+    return _eager_and_graph(call, "sinkhorn_separable", info, work, graph=n <= 128)
+
+
+def _lse(n: int, batch: int) -> list[dict]:
+    """The half-step operator."""
+    from unot_fast.ops import separable_lse
+
+    problem = _fields(n, batch)
+    h = problem.b.log()
+    costs = [problem.axis_cost.float()] * 2
+    epsilon = torch.full((batch,), EPSILON, dtype=torch.float64, device="cuda")
+    single = h.float()
+
+    def call():
+        return separable_lse(single, costs, epsilon, backend="triton")
+
+    pairs = [0, batch - 1]
+    exact = truth.log_sum_exp(h[pairs], problem.axis_cost / EPSILON)
+    error = float((call()[pairs].double() - exact).abs().max())
+    _gate(error, FLOAT32_NATS)
+    info = {
+        **_info(problem, "unot_fast", f"torch {torch.__version__}"),
+        "kernel": "separable_lse",
+        "table": "log-sum-exp",
+        "iterations": 1,
+        "error": error,
+        "error_kind": "nats",
+        "tolerance": FLOAT32_NATS,
+        "divisor": batch,
+        "unit": "half-step and pair",
+    }
+    return _eager_and_graph(call, "separable_lse", info, roofline.log_sum_exp(n, batch))
+
+
+def _rival(method: peers.Method, n: int, batch: int) -> list[dict]:
+    """A PyTorch loop on the device, plain iterations from zeros."""
+    method.check()
+    problem = _fields(n, batch)
+    if method.bytes(problem) > MEMORY:
+        raise peers.Unavailable(f"would take about {method.bytes(problem) / 1e9:.0f} GB")
+    run = method.prepare(problem, ITERATIONS)
+    sample, reference = _reference(n, batch)
+    f, g = run.potentials(run.call())
+    error = truth.potential_error(sample, (f[[0, batch - 1]], g[[0, batch - 1]]), reference)
+    tolerance = 32 * torch.finfo(getattr(torch, method.dtype)).eps * 2 / EPSILON
+    _gate(error, tolerance)
+    info = {
+        **_info(problem, method.family, method.version(), method.dtype),
+        "table": "per iteration",
+        "iterations": ITERATIONS,
+        "error": error,
+        "error_kind": "potentials, nats",
+        "tolerance": tolerance,
+        "divisor": ITERATIONS * batch,
+        "unit": "iteration and pair",
+    }
+    return _eager_and_graph(run.launch, method.name, info, graph=method.family == "torch")
+
+
+def _to_percent(method: peers.Method, case: str) -> list[dict]:
+    """Time until every pair is under 1 %, from the bare measures."""
+    method.check()
+    problem = _fields(128, 32) if case == "fields" else _cell(case)
+    if method.bytes(problem) > MEMORY:
+        raise peers.Unavailable(f"would take about {method.bytes(problem) / 1e9:.0f} GB")
+    if isinstance(method, peers.UnotFast):
+        run, iterations, label = method.solve(problem), None, f"{method.name}, defaults"
+    else:
+        counts = [
+            (k, weight)
+            for weight in (1.0, 1.4, 1.5, 1.6, 1.7)
+            if (k := truth.iterations_to(problem, 0.01, "measures", weight)) is not None
+        ]
+        iterations, weight = min(counts)
+        run = method.prepare(problem, iterations, weight=weight)
+        label = f"{method.name}, weight {weight:g}"
+    out = run.call()
+    errors = truth.cost_error(problem, *run.potentials(out))
+    _gate(float(errors.max()), 0.01)
+    info = {
+        **_info(problem, method.family, method.version(), method.dtype),
+        "table": "time to 1 %",
+        "iterations": float(out.n_iters.max()) if iterations is None else iterations,
+        "error": float(errors.max()),
+        "error_kind": "cost, relative",
+        "tolerance": 0.01,
+        "converged": float((errors <= 0.01).double().mean()),
+        "divisor": problem.batch,
+        "unit": "pair",
+    }
+    if isinstance(method, peers.UnotFast):  # the public solver checks its input on the host
+        return [_entry(label, info, _times(run.launch))]
+    return _eager_and_graph(run.launch, label, info, graph=method.family == "torch")
+
+
+def _eager_and_graph(
+    call, name: str, info: dict, work: roofline.Work | None = None, graph: bool = True
+) -> list[dict]:
+    """Rows for eager calls and, on request, for replays of a CUDA graph of the same call."""
+    rows = []
+    modes = {"eager": call, "graph": _capture(call)} if graph else {"eager": call}
+    for mode, launch in modes.items():
+        times = _times(launch)
+        extra = dict(info)
+        floor = work.floor(torch.cuda.get_device_name()) if work else None
+        if floor is not None:
+            extra["roofline_share"] = floor / min(times)
+        rows.append(_entry(f"{name}, {mode}", extra, times))
+    return rows
+
+
+def _capture(call) -> Callable[[], None]:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def _times(launch, patience: float = 0.1) -> list[float]:
+    """Seconds per launch by CUDA events, for rounds of several launches."""
+
+    def events(repeats: int) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(repeats):
+            launch()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3 / repeats
+
+    events(2)
+    repeats = max(1, min(100, int(patience / 10 / max(events(1), 1e-6))))
+    return [events(repeats) for _ in range(10)]
+
+
+def _entry(name: str, info: dict, times: list[float]) -> dict:
+    stats = {"min": min(times), "median": statistics.median(times), "rounds": len(times)}
+    return {"name": name, "stats": stats, "extra_info": {**info, "method": name}}
+
+
+def _info(problem, family: str, version: str, dtype: str = "float32") -> dict:
+    return {
+        "family": family,
+        "problem": problem.name,
+        "n": problem.n,
+        "batch": problem.batch,
+        "timed_pairs": problem.batch,
+        "epsilon": problem.epsilon,
+        "dtype": dtype,
+        "device": "cuda",
+        "machine": torch.cuda.get_device_name(),
+        "version": version,
+    }
+
+
+def _gate(error: float, tolerance: float) -> None:
+    if not error <= tolerance:
+        raise AssertionError(f"error {error:.1e} exceeds {tolerance:.1e}")
+
+
+def _rivals() -> list[peers.Method]:
+    return [
+        peers.SeparableExp(torch.float32),
+        peers.SeparableExp(torch.float64),
+        peers.SeparableLSE(torch.float32),
+        peers.DenseExp(torch.float32),
+        peers.GeomLossGrid(torch.float32),
+    ]
+
+
+def _to_percent_methods() -> list[peers.Method]:
+    return [peers.UnotFast(dtype=torch.float32), *_rivals()]
+
+
+@functools.cache
+def _fields(n: int, batch: int) -> problems.Problem:
+    return problems.fields(n, batch, epsilon=EPSILON).to("cuda")
+
+
+@functools.cache
+def _cell(name: str) -> problems.Problem:
+    return problems.cell(name, 32, epsilon=EPSILON).to("cuda")
+
+
+@functools.cache
+def _reference(n: int, batch: int):
+    """First and last pair, with their float64 potentials after the plain iterations."""
+    problem = _fields(n, batch)
+    pairs = [0, batch - 1]
+    sample = problems.Problem(problem.name, problem.a[pairs], problem.b[pairs], EPSILON)
+    return sample, truth.plain_potentials(sample, ITERATIONS)
+
+
+def commit() -> str:
+    """The commit that is measured: of the repository, else of ``UNOT_FAST_COMMIT``."""
+    root = Path(__file__).resolve().parents[2]
+    found = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or os.environ.get("UNOT_FAST_COMMIT", "unknown")
+
+
+def _version(module: str) -> str:
+    try:
+        return __import__(module).__version__
+    except ImportError:
+        return "absent"
+
+
+if __name__ == "__main__":
+    main()
