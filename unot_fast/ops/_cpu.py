@@ -18,7 +18,12 @@ def _sizes(shape: Sequence[int]) -> ctypes.Array:
 
 
 def _prepare(*tensors: Tensor) -> list[Tensor]:
-    return [t.detach().to(torch.float64).contiguous() for t in tensors]
+    return [
+        t
+        if t.dtype is torch.float64 and t.is_contiguous() and not t.requires_grad
+        else t.detach().to(torch.float64).contiguous()
+        for t in tensors
+    ]
 
 
 def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array:

@@ -73,6 +73,11 @@ def cpu_isa() -> str:
     return min(best, wanted, key=order.index)
 
 
+@functools.cache
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
 def _cpu() -> Backend:
     library = cpu_library()
     if library is None:
@@ -84,13 +89,21 @@ def _cpu() -> Backend:
 
 
 def _triton() -> Backend:
-    if importlib.util.find_spec("triton") is None:
+    if not _installed("triton"):
         return Backend("triton", False, ("cuda",), "triton is not installed")
     if os.environ.get("TRITON_INTERPRET") == "1":
         return Backend("triton", True, ("cpu",), "float32 kernels in Triton's interpreter (slow)")
     if not torch.cuda.is_available():
         return Backend("triton", False, ("cuda",), "no CUDA device is visible to torch")
     return Backend("triton", True, ("cuda",), f"float32 kernels on {torch.cuda.get_device_name()}")
+
+
+def _reference() -> Backend:
+    detail = "readable dense float64, for checks on small problems"
+    return Backend("reference", True, ("cpu", "cuda"), detail)
+
+
+_PROBES = {"cpu": _cpu, "triton": _triton, "reference": _reference}
 
 
 def backends() -> Backends:
@@ -107,10 +120,7 @@ def backends() -> Backends:
     >>> unot_fast.backends()["reference"].available
     True
     """
-    reference = Backend(
-        "reference", True, ("cpu", "cuda"), "readable dense float64, for checks on small problems"
-    )
-    return Backends({b.name: b for b in (_cpu(), _triton(), reference)})
+    return Backends({name: probe() for name, probe in _PROBES.items()})
 
 
 @constant_when_compiled
@@ -124,21 +134,18 @@ def resolve(backend: str, device: torch.device) -> str:
     RuntimeError
         The backend asked for, or the only fast one for this device, cannot run here.
     """
-    known = backends()
     if backend == "auto":
-        name = {"cpu": "cpu", "cuda": "triton"}.get(device.type, "reference")
-    elif backend in known:
-        name = backend
-    else:
-        raise ValueError(f"backend must be 'auto' or one of {list(known)}; got {backend!r}")
-    chosen = known[name]
+        backend = {"cpu": "cpu", "cuda": "triton"}.get(device.type, "reference")
+    elif backend not in _PROBES:
+        raise ValueError(f"backend must be 'auto' or one of {list(_PROBES)}; got {backend!r}")
+    chosen = _PROBES[backend]()
     if not chosen.available:
         raise RuntimeError(
-            f"backend {name!r} cannot run here: {chosen.detail}. backend='reference' always can."
+            f"backend {backend!r} cannot run here: {chosen.detail}. backend='reference' always can."
         )
-    if name != "reference" and device.type not in chosen.devices:
+    if backend != "reference" and device.type not in chosen.devices:
         raise RuntimeError(
-            f"backend {name!r} takes tensors on {' or '.join(chosen.devices)}; "
+            f"backend {backend!r} takes tensors on {' or '.join(chosen.devices)}; "
             f"these are on {device.type}"
         )
-    return name
+    return backend

@@ -105,8 +105,8 @@ def _measure(name: str, x: Tensor, shape: tuple[int, ...], validate: bool) -> Te
         )
     values = x.detach()
     if validate and values.numel():
-        low, high = torch.aminmax(values)  # NaN goes through both
-        if not bool((low >= 0) & (high < math.inf)):
+        low, high = (float(x) for x in torch.aminmax(values))  # NaN goes through both
+        if not 0 <= low <= high < math.inf:
             kind = "NaN" if values.isnan().any() else "infinite" if high == math.inf else "negative"
             raise ValueError(f"{name} must hold finite, non-negative masses; it has {kind} entries")
     return x
@@ -117,9 +117,10 @@ def _total(name: str, x: Tensor, d: int, validate: bool) -> Tensor:
     values = total.detach()
     if not validate:
         return total
-    if not bool((values > 0).all()):
+    low, high = (float(x) for x in torch.aminmax(values)) if values.numel() else (1.0, 1.0)
+    if not low > 0:
         raise ValueError(f"{name} must have positive total mass in every problem; one is zero")
-    if not bool(values.isfinite().all()):
+    if high == math.inf:
         raise ValueError(f"{name} must have finite total mass; a sum overflows")
     return total
 
@@ -131,16 +132,16 @@ def _epsilon(
         value = torch.as_tensor(epsilon, dtype=torch.float64, device=device).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"epsilon must be a number or a tensor; got {epsilon!r}") from error
-    if not validate:
+    if not validate or value.numel() == 0:
         return value
-    if not bool(((value > 0) & value.isfinite()).all()):
+    low, high = (float(x) for x in torch.aminmax(value))  # NaN goes through both
+    if not 0 < low <= high < math.inf:
         raise ValueError("epsilon must be positive and finite")
     # Potentials are known to 1e-16 of the largest exponent, max_cost / epsilon nats.
-    low, high = 1e-10 * max_cost, 1e10 * max_cost
-    if max_cost > 0 and not bool(((value >= low) & (value <= high)).all()):
+    if max_cost > 0 and not 1e-10 * max_cost <= low <= high <= 1e10 * max_cost:
         raise ValueError(
-            f"epsilon must be between {low:.1e} and {high:.1e} for a largest cost of "
-            f"{max_cost:.3g}: beyond, float64 cannot tell the potentials' digits"
+            f"epsilon must be between {1e-10 * max_cost:.1e} and {1e10 * max_cost:.1e} for a "
+            f"largest cost of {max_cost:.3g}: beyond, float64 cannot tell the potentials' digits"
         )
     return value
 
