@@ -20,7 +20,7 @@ constexpr int MR = 4, NV = 3;
 #else
 constexpr int MR = 4, NV = 2;
 #endif
-constexpr int64_t kThreadAbove = 1 << 21;    // multiplications: less is not worth waking a thread
+constexpr int64_t kThreadAbove = 1 << 23;    // multiplications: less is not worth waking a thread
 constexpr int64_t kPackAbove = 40 * 1024;  // bytes of B
 
 template <int R, int V>

@@ -254,7 +254,7 @@ class LogKernel {
       else
         contract<kMean, 1>(in, to, R, c, cost, x + r, mean + r, out + r, mean_out + r);
     };
-    if (threads_ <= 1 || in * to * R < kThreadAbove / 8) {
+    if (threads_ <= 1 || in * to * R < kThreadAbove / 16) {
       for (int64_t r = 0; r < R; r += 2 * W) block(r);
     } else {
 #pragma omp parallel for num_threads(threads_) schedule(static)
