@@ -103,11 +103,10 @@ def _measure(name: str, x: Tensor, shape: tuple[int, ...], validate: bool) -> Te
             f"{name} must have shape (..., {', '.join(map(str, shape))}) for this geometry; "
             f"got {tuple(x.shape)}"
         )
-    values = x.detach()
-    if validate and values.numel():
-        low, high = (float(x) for x in torch.aminmax(values))  # NaN goes through both
-        if not 0 <= low <= high < math.inf:
-            kind = "NaN" if values.isnan().any() else "infinite" if high == math.inf else "negative"
+    if validate and x.numel():
+        low = float(x.detach().amin())  # NaN goes through; infinity shows in the total
+        if not low >= 0:
+            kind = "NaN" if math.isnan(low) else "negative"
             raise ValueError(f"{name} must hold finite, non-negative masses; it has {kind} entries")
     return x
 
@@ -121,7 +120,8 @@ def _total(name: str, x: Tensor, d: int, validate: bool) -> Tensor:
     if not low > 0:
         raise ValueError(f"{name} must have positive total mass in every problem; one is zero")
     if high == math.inf:
-        raise ValueError(f"{name} must have finite total mass; a sum overflows")
+        kind = "infinite entries" if x.isinf().any() else "a total that overflows"
+        raise ValueError(f"{name} must hold finite, non-negative masses; it has {kind}")
     return total
 
 
