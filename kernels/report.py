@@ -1,0 +1,138 @@
+"""What the assembler makes of the kernels for an H100 or H200; needs no GPU.
+
+    python -m unot_fast.kernels.report [quick]
+
+The launchers run on empty problems with a driver that compiles for sm_90 and launches nothing, so
+the variants are those that a GPU would get, down to the alignment of their arguments.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+from unot_fast.kernels import sinkhorn_separable as solver
+from unot_fast.kernels.separable_lse import separable_lse
+
+_TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+_CONSTANTS = ("TILE", "NDIM", "ADAPTIVE", "BY_COST", "COST_IS_B", "MEAN")
+
+
+class Resources(NamedTuple):
+    """Of one compiled kernel; memory in bytes."""
+
+    kernel: str
+    dtype: str
+    variant: str
+    warps: int
+    registers: int
+    stack: int
+    spill_loads: int
+    spill_stores: int
+    shared_memory: int
+    instructions: int
+    tensor_core: int
+    read_only_loads: int
+
+
+class _CompileOnly:
+    """A stand-in for Triton's driver of a CUDA device."""
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+
+def report(quick: bool = False) -> list[Resources]:
+    """Compile every variant that a launch can ask for, or with ``quick`` the most used ones."""
+    triton.runtime.driver.set_active(_CompileOnly())
+    found: dict[int, Resources] = {}
+    run = JITFunction.run
+
+    def compile_only(self, *args, grid, warmup, **options):
+        kernel = run(self, *args, grid=grid, warmup=True, **options)
+        if id(kernel) not in found:
+            dtype = next(a.dtype for a in args if isinstance(a, torch.Tensor))
+            found[id(kernel)] = _resources(self.__name__, str(dtype)[6:], options, kernel)
+        return kernel
+
+    JITFunction.run = compile_only
+    try:
+        _launch_all(quick)
+    finally:
+        JITFunction.run = run
+    return list(found.values())
+
+
+def _launch_all(quick: bool) -> None:
+    shapes = [(28, 28), (64, 64), (129, 129)]
+    if not quick:
+        shapes += [(12, 12), (128, 128), (64,), (20, 20, 20), (64, 64, 64)]
+    for dtype in (torch.float32,) if quick else (torch.float32, torch.float64):
+        for shape in shapes:
+            x = torch.ones(2, *shape, dtype=dtype)
+            costs = [torch.ones(n, n, dtype=dtype) for n in shape]
+            epsilon = torch.ones(2, dtype=torch.float64)
+            separable_lse(x, costs, epsilon)
+            for criterion in ("marginal", "cost"):
+                for weight in (None,) if quick or criterion == "cost" else (None, 1.5):
+                    solver.sinkhorn_separable(x, x, costs, epsilon, x, 1e-3, criterion, 1, weight)
+
+
+def _resources(name: str, dtype: str, options: dict, kernel) -> Resources:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        usage, code = (
+            subprocess.run(
+                [_TOOLS / tool, option, file.name], capture_output=True, text=True, check=True
+            ).stdout
+            for tool, option in (("cuobjdump", "-res-usage"), ("nvdisasm", "-c"))
+        )
+
+    def used(what: str) -> int:
+        return int(re.search(rf"{what}:(\d+)", usage)[1])
+
+    def count(opcode: str) -> int:
+        return len(re.findall(rf"\b{opcode}\b", code))
+
+    variant = " ".join(f"{k}={int(options[k])}" for k in _CONSTANTS if k in options)
+    return Resources(
+        kernel=name.lstrip("_"),
+        dtype=dtype,
+        variant=variant,
+        warps=options["num_warps"],
+        registers=used("REG"),
+        stack=used("STACK") + used("LOCAL"),
+        spill_loads=count("LDL"),
+        spill_stores=count("STL"),
+        shared_memory=kernel.metadata.shared,
+        instructions=len(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/", code, re.MULTILINE)),
+        tensor_core=count("HGMMA") + count("HMMA") + count("DMMA"),
+        read_only_loads=kernel.asm["ptx"].count("ld.global.nc"),
+    )
+
+
+def table(rows: list[Resources]) -> str:
+    """The resources as a table in Markdown."""
+    head = [field.replace("_", " ") for field in Resources._fields]
+    lines = [head, ["---"] * len(head), *([str(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    print(table(report("quick" in sys.argv[1:])))
