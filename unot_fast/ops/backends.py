@@ -92,10 +92,10 @@ def _triton() -> Backend:
     if not _installed("triton"):
         return Backend("triton", False, ("cuda",), "triton is not installed")
     if os.environ.get("TRITON_INTERPRET") == "1":
-        return Backend("triton", True, ("cpu",), "float32 kernels in Triton's interpreter (slow)")
+        return Backend("triton", True, ("cpu",), "kernels in Triton's interpreter (slow)")
     if not torch.cuda.is_available():
         return Backend("triton", False, ("cuda",), "no CUDA device is visible to torch")
-    return Backend("triton", True, ("cuda",), f"float32 kernels on {torch.cuda.get_device_name()}")
+    return Backend("triton", True, ("cuda",), f"kernels on {torch.cuda.get_device_name()}")
 
 
 def _reference() -> Backend:
