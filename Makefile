@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 # Idle OpenMP threads must not spin: on a small shared machine that costs more than the work.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test bench bench-full lint format wheel clean
+.PHONY: demo test bench lint format wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/unot-fast demo -o out/demo
@@ -16,7 +16,8 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/.bench
-	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json=out/bench.json
+	mkdir -p out
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json=out/bench.json -p no:cacheprovider -rsf
 	$(BIN)/python -m bench.report out/bench.json -o out/bench
 
 lint: $(VENV)/.lint
