@@ -35,7 +35,7 @@ def _vmap(info, in_dims, h, costs, epsilon, backend):
     """Fold the mapped dimension into the batch that the operator has anyway."""
     h_dim, cost_dims, eps_dim, _ = in_dims
     if any(d is not None for d in cost_dims):
-        raise NotImplementedError("separable_lse: the costs are shared and cannot be vmapped over")
+        raise ValueError("separable_lse: the costs are shared and cannot be vmapped over")
     size = info.batch_size
     h = h.movedim(h_dim, 0) if h_dim is not None else h.expand(size, *h.shape)
     epsilon = (

@@ -91,9 +91,7 @@ torch.library.register_autograd(
 def _vmap(info, in_dims, a, b, costs, epsilon, g, *options):
     """Fold the mapped dimension into the batch that the operator has anyway."""
     if any(d is not None for d in in_dims[2]):
-        raise NotImplementedError(
-            "sinkhorn_separable: the costs are shared and cannot be vmapped over"
-        )
+        raise ValueError("sinkhorn_separable: the costs are shared and cannot be vmapped over")
     size = info.batch_size
 
     def fold(x, dim):
