@@ -129,5 +129,6 @@ def _measures(source: str, n: int) -> Tensor:
 
 
 def _normalise(images: Tensor, dust: float) -> Tensor:
+    images = images.contiguous()  # what a file holds may be transposed
     mass = images / images.sum((-1, -2), keepdim=True) + dust
     return mass / mass.sum((-1, -2), keepdim=True)

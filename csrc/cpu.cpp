@@ -1,5 +1,4 @@
 // The CPU kernels of one instruction set, in one translation unit: they share the product's tiles.
 
-#include "multiscale_start_cpu.cpp"
 #include "separable_lse_cpu.cpp"
 #include "sinkhorn_separable_cpu.cpp"

@@ -60,11 +60,11 @@ inline Moments moments(const double* mass, const Shape& s, const double* const* 
   // Centred on the middle of the box, so that the covariance does not cancel.
   double mid[3];
   for (int k = 0; k < 3; ++k) mid[k] = 0.5 * (x[k][0] + x[k][s[k] - 1]);
-  for (int64_t i = 0; i < s.n0; ++i)
-    for (int64_t j = 0; j < s.n1; ++j) {
-      const double* row = mass + (i * s.n1 + j) * s.ld();
+  for (int64_t i = 0; i < s[0]; ++i)
+    for (int64_t j = 0; j < s[1]; ++j) {
+      const double* row = mass + (i * s[1] + j) * s.ld();
       double w = 0, w2 = 0, w22 = 0;
-      for (int64_t k = 0; k < s.n2; ++k) {
+      for (int64_t k = 0; k < s[2]; ++k) {
         const double z = x[2][k] - mid[2];
         w += row[k];
         w2 += row[k] * z;
@@ -100,17 +100,17 @@ inline void gaussian_potential(const double* a, const Shape& n, const double* co
   const Matrix3 inner = matrix_function(
       root * mb.cov * root, [q](double s) { return 1 / (std::sqrt(s + q * q) + q); });
   const Matrix3 slope = root * inner * root;
-  for (int64_t i = 0; i < m.n0; ++i)
-    for (int64_t j = 0; j < m.n1; ++j)
+  for (int64_t i = 0; i < m[0]; ++i)
+    for (int64_t j = 0; j < m[1]; ++j)
       for (int64_t k = 0; k < m.ld(); ++k) {
-        const double at[3] = {y[0][i], y[1][j], y[2][std::min(k, m.n2 - 1)]};
+        const double at[3] = {y[0][i], y[1][j], y[2][std::min(k, m[2] - 1)]};
         double value = 0;
         for (int p = 0; p < 3; ++p) {
           value += at[p] * at[p] - 2 * ma.mean[p] * at[p];
           for (int r = 0; r < 3; ++r)
             value -= slope.at[p][r] * (at[p] - mb.mean[p]) * (at[r] - mb.mean[r]);
         }
-        g[(i * m.n1 + j) * m.ld() + k] = value;
+        g[(i * m[1] + j) * m.ld() + k] = value;
       }
 }
 

@@ -1,9 +1,8 @@
-// C = A B (or C += A B) in double precision for the shapes of a separable kernel: row-major,
-// any M and K, N a multiple of the vector width (rows are padded).
+// C = A B in double precision for the shapes of a separable kernel: row-major, any M and K, N a
+// multiple of the vector width (rows are padded).
 //
-// Column panels of B are walked by a register tile of MR rows x NV vectors. A panel is copied
-// to contiguous memory when B is too large for the first-level cache; that is all the blocking
-// these shapes need (n <= 1024 keeps a panel in the second-level cache).
+// Column panels of B are walked by a register tile of MR rows x NV vectors. A panel is copied to
+// contiguous memory when B is too large for the first-level cache.
 #pragma once
 
 #include <algorithm>
@@ -20,8 +19,9 @@ constexpr int MR = 4, NV = 3;
 #else
 constexpr int MR = 4, NV = 2;
 #endif
-constexpr int64_t kThreadAbove = 1 << 23;    // multiplications: less is not worth waking a thread
 constexpr int64_t kPackAbove = 40 * 1024;  // bytes of B
+// Deeper products go in blocks of A, height x depth, that stay in the second-level cache.
+constexpr int64_t kBlockAbove = 320, kDepth = 256, kHeight = 192;
 
 template <int R, int V>
 inline void tile(int64_t K, const double* A, int64_t lda, const double* B, int64_t ldb, double* C,
@@ -70,35 +70,33 @@ inline void panel(int vectors, int64_t M, int64_t K, const double* A, int64_t ld
   if constexpr (V > 1) panel<V - 1>(vectors, M, K, A, lda, B, ldb, C, ldc, add);
 }
 
-// Panels [from, to) of the product.
-inline void gemm_panels(int64_t from, int64_t to, int64_t M, int64_t N, int64_t K, const double* A,
-                        int64_t lda, const double* B, int64_t ldb, double* C, int64_t ldc,
-                        bool add) {
+// Rows [from, to) of the product.
+inline void gemm(int64_t from, int64_t to, int64_t N, int64_t K, const double* A, int64_t lda,
+                 const double* B, int64_t ldb, double* C, int64_t ldc) {
+  if (from >= to) return;
   const bool pack = K * ldb * int64_t(sizeof(double)) > kPackAbove;
-  static thread_local std::vector<double> packed;
-  if (pack) packed.resize(K * NV * W);
-  for (int64_t p = from; p < to; ++p) {
-    const int v = int(std::min<int64_t>(NV, N / W - p * NV));
-    const double* b = B + p * NV * W;
-    int64_t stride = ldb;
-    if (pack) {
-      for (int64_t k = 0; k < K; ++k)
-        std::memcpy(&packed[k * v * W], b + k * ldb, v * W * sizeof(double));
-      b = packed.data();
-      stride = v * W;
+  const bool blocked = K > kBlockAbove;
+  const int64_t depth = blocked ? kDepth : K, height = blocked ? kHeight : to - from;
+  static thread_local Buffer packed;
+  if (pack && int64_t(packed.size()) < depth * NV * W) packed.resize(depth * NV * W);
+  for (int64_t k0 = 0; k0 < K; k0 += depth) {
+    const int64_t k = std::min(depth, K - k0);
+    for (int64_t r0 = from; r0 < to; r0 += height) {
+      const int64_t r = std::min(height, to - r0);
+      for (int64_t column = 0; column < N; column += NV * W) {
+        const int v = int(std::min<int64_t>(NV, (N - column) / W));
+        const double* b = B + k0 * ldb + column;
+        int64_t stride = ldb;
+        if (pack) {
+          for (int64_t j = 0; j < k; ++j)
+            std::memcpy(&packed[j * v * W], b + j * ldb, v * W * sizeof(double));
+          b = packed.data();
+          stride = v * W;
+        }
+        panel<NV>(v, r, k, A + r0 * lda + k0, lda, b, stride, C + r0 * ldc + column, ldc, k0 > 0);
+      }
     }
-    panel<NV>(v, M, K, A, lda, b, stride, C + p * NV * W, ldc, add);
   }
-}
-
-inline void gemm(int64_t M, int64_t N, int64_t K, const double* A, int64_t lda, const double* B,
-                 int64_t ldb, double* C, int64_t ldc, bool add, int threads) {
-  const int64_t panels = (N / W + NV - 1) / NV;
-  if (threads <= 1 || M * N * K < kThreadAbove) return gemm_panels(0, panels, M, N, K, A, lda, B, ldb, C, ldc, add);
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int t = 0; t < threads; ++t)
-    gemm_panels(panels * t / threads, panels * (t + 1) / threads, M, N, K, A, lda, B, ldb, C, ldc,
-                add);
 }
 
 }  // namespace

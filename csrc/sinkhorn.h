@@ -6,7 +6,7 @@
 // from where it is, once one does not.
 #pragma once
 
-#include "separable.h"
+#include "log_kernel.h"
 
 namespace {
 
@@ -27,7 +27,8 @@ struct Relaxation {
   Vec p, q;
   explicit Relaxation(double w) : p(splat(w)), q(splat(2.0 - w)) {}
   Vec factor(Vec s) const { return (p + q * s) / (q + p * s); }  // s = 1 / r
-  Vec next(Vec S, Vec s) const { return (p + q * s) / (S * (q + p * s)); }  // factor / S
+  // factor / S
+  Vec next(Vec S, Vec s) const { return (p + q * s) * reciprocal(S * (q + p * s)); }
 };
 
 // Weight and stopping of one problem. The weight follows successive-overrelaxation theory: from
@@ -91,27 +92,57 @@ class Control {
 struct Workspace {
   Buffer a, b;  // masses, padded with zeros
   Buffer f, g;  // potentials in nats, padded
-  Buffer S, u, u_next, au, cost;
-  Buffer T, v, v_next, bv;
+  Buffer u, u_next, au, au_next, v, v_next, bv;
+  Buffer S, T;  // kernel sums
 
   explicit Workspace(const Geometry& geo) {
-    for (Buffer* x : {&a, &f, &S, &u, &u_next, &au, &cost}) x->resize(geo.n.size());
-    for (Buffer* x : {&b, &g, &T, &v, &v_next, &bv}) x->resize(geo.m.size());
+    for (Buffer* x : {&a, &f, &u, &u_next, &au, &au_next, &S}) x->resize(geo.n.size());
+    for (Buffer* x : {&b, &g, &v, &v_next, &bv, &T}) x->resize(geo.m.size());
   }
 };
 
+enum class Phase { kStart, kRow, kColumn, kDone };
+
+// Where a solve stands: nothing done yet, before the update of f, before that of g. Potentials are
+// in the workspace's f and g, or as scalings at these pointers; bv always belongs to v.
+struct State {
+  Phase next = Phase::kStart;
+  bool scaled = false;
+  double column_error = kInf;
+  double *u, *u_next, *au, *au_next, *v, *v_next;
+
+  explicit State(Workspace& p)
+      : u(p.u.data()), u_next(p.u_next.data()), au(p.au.data()), au_next(p.au_next.data()),
+        v(p.v.data()), v_next(p.v_next.data()) {}
+};
+
+// Scalings to potentials.
+inline void to_potentials(Team& team, Workspace& p, State& state) {
+  if (!state.scaled) return;
+  const auto log_of = [&](const double* x, Buffer& out) {
+    const auto [from, to] = team.share(out.size(), W);
+    for (int64_t i = from; i < to; i += W) store(&out[i], vlog(load(x + i)));
+  };
+  if (state.next != Phase::kStart) log_of(state.u, p.f);
+  log_of(state.v, p.g);
+  state.scaled = false;
+  team.barrier();
+}
+
 struct Update {
-  double before, after;  // marginal error
-  double mass;           // of the plan, before
-  bool in_range;
+  double before = 0, after = 0;  // marginal error
+  double mass = 0;               // of the plan, before
+  double low = kInf, high = 0;   // of the sums
+  bool in_range() const { return low > kTiny && high < kHuge; }
 };
 
 // The update of one side from S = K (mass * scaling of the other side); old is null on the first.
-Update scale(int64_t size, const double* S, const double* mass, const double* old, double w,
-             double* out, double* weighted) {
+inline Update scale(Team& team, int64_t size, const double* S, const double* mass,
+                    const double* old, double w, double* out, double* weighted) {
   const Relaxation relax(w);
   Vec low = splat(kInf), high = splat(0.0), before{}, after{}, mass_before{};
-  for (int64_t i = 0; i < size; i += W) {
+  const auto [from, to] = team.share(size, W);
+  for (int64_t i = from; i < to; i += W) {
     const Vec s = load(S + i), m = load(mass + i);
     low = vmin(low, s);
     high = vmax(high, s);
@@ -123,176 +154,193 @@ Update scale(int64_t size, const double* S, const double* mass, const double* ol
       next = relax.next(s, ratio);
       after += m * vabs(next * s - 1.0);
     } else {
-      next = 1.0 / s;
+      next = reciprocal(s);
     }
     store(out + i, next);
     store(weighted + i, m * next);
   }
-  const bool in_range = hmin(low) > kTiny && hmax(high) < kHuge;
-  return {hsum(before), w == 1.0 ? 0.0 : hsum(after), hsum(mass_before), in_range};
+  const Update mine{hsum(before), w == 1.0 ? 0.0 : hsum(after), hsum(mass_before), hmin(low),
+                    hmax(high)};
+  return team.combine(mine, [](const Update& x, const Update& y) {
+    return Update{x.before + y.before, x.after + y.after, x.mass + y.mass,
+                  std::min(x.low, y.low), std::max(x.high, y.high)};
+  });
 }
 
-enum class Phase { kStart, kRow, kColumn, kDone };
-
-// Where an iteration stands: nothing done yet, before the update of f, before that of g.
-struct State {
-  Phase next = Phase::kStart;
-  double column_error = kInf;
-};
-
-// Scaling domain. Returns when the problem is done, or with the last state in range.
-void solve_scaling(const Geometry& geo, Workspace& p, ScalingKernel& kernel, Control& control,
-                   State& state) {
-  const Shape &n = geo.n, &m = geo.m;
+// Potentials to scalings, where these are in range.
+inline void to_scalings(Team& team, const Geometry& geo, Workspace& p, State& state) {
   Vec low = splat(kInf), high = splat(-kInf);  // padding repeats an entry
-  for (int64_t i = 0; i < m.size(); i += W) {
+  const auto [from, to] = team.share(geo.m.size(), W);
+  for (int64_t i = from; i < to; i += W) {
     low = vmin(low, load(&p.g[i]));
     high = vmax(high, load(&p.g[i]));
   }
-  const double lo = hmin(low), hi = hmax(high), shift = 0.5 * (hi + lo);
+  const double lo = team.combine(hmin(low), [](double x, double y) { return std::min(x, y); });
+  const double hi = team.combine(hmax(high), [](double x, double y) { return std::max(x, y); });
   if (!(hi - lo < 600.0)) return;
-  for (int64_t i = 0; i < m.size(); i += W) {
-    const Vec x = vexp(load(&p.g[i]) - shift);
-    store(&p.v[i], x);
+  for (int64_t i = from; i < to; i += W) {
+    const Vec x = vexp(load(&p.g[i]) - 0.5 * (hi + lo));
+    store(state.v + i, x);
     store(&p.bv[i], x * load(&p.b[i]));
   }
-  const auto to_log = [&] {
-    if (state.next != Phase::kStart)
-      for (int64_t i = 0; i < n.size(); i += W) store(&p.f[i], vlog(load(&p.u[i])) - shift);
-    for (int64_t i = 0; i < m.size(); i += W) store(&p.g[i], vlog(load(&p.v[i])) + shift);
-  };
-  const auto transport_cost = [&] {
-    kernel.cost_after_forward(p.bv.data(), p.cost.data());
-    Vec total{};
-    for (int64_t i = 0; i < n.size(); i += W)
-      total += load(&p.a[i]) * load(&p.u[i]) * load(&p.cost[i]);
-    return hsum(total);
-  };
+  state.scaled = true;
+  team.barrier();
+}
 
+// Scaling domain. Returns when the problem is done, or with the last state in range.
+inline void solve_scaling(Team& team, const Geometry& geo, Workspace& p, ScalingKernel& kernel,
+                          Control& control, State& state) {
+  const int64_t n = geo.n.size(), m = geo.m.size();
+  ScalingKernel::Trace forward, backward;
   for (;;) {
     const bool started = state.next == Phase::kRow;
-    kernel.forward(p.bv.data(), p.S.data());
+    kernel.forward(team, p.bv.data(), p.S.data(), forward);
     const auto update_f = [&] {
-      return scale(n.size(), p.S.data(), p.a.data(), started ? p.u.data() : nullptr, control.w,
-                   p.u_next.data(), p.au.data());
+      return scale(team, n, p.S.data(), p.a.data(), started ? state.u : nullptr, control.w,
+                   state.u_next, state.au_next);
     };
     const double w = control.w;
     const Update row = update_f();
-    if (!row.in_range) return to_log();
+    if (!row.in_range()) return;
     if (started) {
       control.mass = row.mass;
-      const double cost = control.cost_every_iteration() ? transport_cost() : 0.0;
+      const bool each = control.cost_every_iteration();
+      const double cost = each ? kernel.cost(team, forward, backward) : 0.0;
       if (control.observe(row.before + state.column_error, cost)) {
-        if (control.cost_at_the_end()) control.cost = transport_cost();
-        to_log();
+        if (control.cost_at_the_end()) control.cost = kernel.cost(team, forward, backward);
         state.next = Phase::kDone;
         return;
       }
       if (control.w != w) update_f();
     }
-    p.u.swap(p.u_next);
+    std::swap(state.u, state.u_next);
+    std::swap(state.au, state.au_next);
     state.next = Phase::kColumn;
 
-    kernel.backward(p.au.data(), p.T.data());
-    const Update column = scale(m.size(), p.T.data(), p.b.data(), p.v.data(), control.w,
-                                p.v_next.data(), p.bv.data());
-    if (!column.in_range) return to_log();
-    p.v.swap(p.v_next);
-    state = {Phase::kRow, column.after};
+    kernel.backward(team, state.au, p.T.data(), backward);
+    const Update column = scale(team, m, p.T.data(), p.b.data(), state.v, control.w, state.v_next,
+                                p.bv.data());
+    if (!column.in_range()) return;
+    std::swap(state.v, state.v_next);
+    state.next = Phase::kRow;
+    state.column_error = column.after;
     ++control.k;
   }
 }
 
 // Log domain; the same iteration in logarithms. A solve that left the other domain between f and
 // g takes its update of f again, which changes nothing where the weight is 1.
-void solve_log(const Geometry& geo, Workspace& p, double epsilon, Control& control, State state,
-               int threads) {
-  const Shape &n = geo.n, &m = geo.m;
-  LogKernel kernel(geo, epsilon, threads);
-  Buffer la(n.size()), lb(m.size()), h(m.size()), k(n.size()), L(n.size()), M(m.size());
-  Buffer mean(n.size());
-  for (int64_t i = 0; i < n.size(); i += W) store(&la[i], vlog(load(&p.a[i])));
-  for (int64_t i = 0; i < m.size(); i += W) store(&lb[i], vlog(load(&p.b[i])));
+class LogSolver {
+ public:
+  LogSolver(const Geometry& geo, double epsilon) : kernel_(geo, epsilon) {
+    for (Buffer* x : {&la_, &k_, &L_, &mean_}) x->resize(geo.n.size());
+    for (Buffer* x : {&lb_, &h_, &M_}) x->resize(geo.m.size());
+  }
 
-  const auto add = [](const Buffer& x, const Buffer& y, Buffer& out) {
-    for (size_t i = 0; i < out.size(); i += W) store(&out[i], load(&x[i]) + load(&y[i]));
-  };
-  // Marginal error of a side whose potential is x and whose log-sum is l, and the plan's mass.
-  const auto marginal = [](const Buffer& mass, const Buffer& x, const Buffer& l, double& total) {
-    Vec error{}, sum{};
-    for (size_t i = 0; i < x.size(); i += W) {
-      const Vec m = load(&mass[i]);
-      const Vec ratio = vexp(vmin(load(&x[i]) + load(&l[i]), splat(690.0)));
-      error += m * vabs(ratio - 1.0);
-      sum += m * ratio;
+  void operator()(Team& team, Workspace& p, Control& control, State& state) {
+    each(team, la_, [&](int64_t i) { store(&la_[i], vlog(load(&p.a[i]))); });
+    each(team, lb_, [&](int64_t i) { store(&lb_[i], vlog(load(&p.b[i]))); });
+    for (;;) {
+      const bool started = state.next == Phase::kRow;
+      add(team, p.g, lb_, h_);
+      kernel_.forward(team, h_.data(), L_.data());
+      if (started) {
+        const Marginal row = marginal(team, p.a, p.f, L_);
+        control.mass = row.mass;
+        const double cost = control.cost_every_iteration() ? transport_cost(team, p) : 0.0;
+        if (control.observe(row.error + state.column_error, cost)) {
+          if (control.cost_at_the_end()) control.cost = transport_cost(team, p);
+          state.next = Phase::kDone;
+          return;
+        }
+      }
+      relax(team, p.f, L_, control.w, !started);
+
+      add(team, p.f, la_, k_);
+      kernel_.backward(team, k_.data(), M_.data());
+      relax(team, p.g, M_, control.w, false);
+      state.next = Phase::kRow;
+      state.column_error = marginal(team, p.b, p.g, M_).error;
+      ++control.k;
     }
-    total = hsum(sum);
-    return hsum(error);
+  }
+
+ private:
+  struct Marginal {
+    double error, mass;
   };
-  const auto relax = [](Buffer& x, const Buffer& l, double w, bool plain) {
+
+  template <class F>
+  static void each(Team& team, const Buffer& x, F f) {
+    const auto [from, to] = team.share(x.size(), W);
+    for (int64_t i = from; i < to; i += W) f(i);
+    team.barrier();
+  }
+  static void add(Team& team, const Buffer& x, const Buffer& y, Buffer& out) {
+    each(team, x, [&](int64_t i) { store(&out[i], load(&x[i]) + load(&y[i])); });
+  }
+  static Vec ratio(const Buffer& x, const Buffer& l, int64_t i) {
+    return vexp(vmin(load(&x[i]) + load(&l[i]), splat(690.0)));
+  }
+  // Marginal error of a side whose potential is x and whose log-sum is l, and the plan's mass.
+  static Marginal marginal(Team& team, const Buffer& mass, const Buffer& x, const Buffer& l) {
+    Vec error{}, sum{};
+    each(team, x, [&](int64_t i) {
+      const Vec m = load(&mass[i]), r = ratio(x, l, i);
+      error += m * vabs(r - 1.0);
+      sum += m * r;
+    });
+    return team.combine(Marginal{hsum(error), hsum(sum)}, [](Marginal p, Marginal q) {
+      return Marginal{p.error + q.error, p.mass + q.mass};
+    });
+  }
+  static void relax(Team& team, Buffer& x, const Buffer& l, double w, bool plain) {
     const Relaxation r(w);
-    for (size_t i = 0; i < x.size(); i += W) {
+    each(team, x, [&](int64_t i) {
       const Vec next = -load(&l[i]);
       const Vec s = vexp(vmax(vmin(load(&x[i]) - next, splat(690.0)), splat(-690.0)));
       store(&x[i], plain || w == 1.0 ? next : next + vlog(r.factor(s)));
-    }
-  };
-  const auto transport_cost = [&] {
-    kernel.forward_mean(h.data(), L.data(), mean.data());
-    Vec total{};
-    for (int64_t i = 0; i < n.size(); i += W) {
-      const Vec ratio = vexp(vmin(load(&p.f[i]) + load(&L[i]), splat(690.0)));
-      total += load(&p.a[i]) * ratio * load(&mean[i]);
-    }
-    return hsum(total);
-  };
-
-  double column_mass;
-  for (;;) {
-    const bool started = state.next == Phase::kRow;
-    add(p.g, lb, h);
-    kernel.forward(h.data(), L.data());
-    if (started) {
-      const double row_error = marginal(p.a, p.f, L, control.mass);
-      const double cost = control.cost_every_iteration() ? transport_cost() : 0.0;
-      if (control.observe(row_error + state.column_error, cost)) {
-        if (control.cost_at_the_end()) control.cost = transport_cost();
-        return;
-      }
-    }
-    relax(p.f, L, control.w, !started);
-
-    add(p.f, la, k);
-    kernel.backward(k.data(), M.data());
-    relax(p.g, M, control.w, false);
-    state = {Phase::kRow, marginal(p.b, p.g, M, column_mass)};
-    ++control.k;
+    });
   }
-}
+  double transport_cost(Team& team, const Workspace& p) {
+    kernel_.forward_mean(team, h_.data(), L_.data(), mean_.data());
+    Vec total{};
+    each(team, mean_,
+         [&](int64_t i) { total += load(&p.a[i]) * ratio(p.f, L_, i) * load(&mean_[i]); });
+    return team.sum(hsum(total));
+  }
+
+  LogKernel kernel_;
+  Buffer la_, lb_, h_, k_, L_, M_, mean_;
+};
 
 // All iterations of one problem, with the kernel of the last epsilon kept.
 class Solver {
  public:
-  Solver(const Geometry& geo, int threads) : geo_(geo), threads_(threads) {}
+  explicit Solver(const Geometry& geo) : geo_(geo) {}
 
-  // p holds the masses and the start g, in nats; f and g come back in nats.
-  Control operator()(Workspace& p, double epsilon, const Options& options, bool& log_domain) {
+  // p holds the masses, and the start g in nats or scaled with its bv.
+  Control operator()(Team& team, Workspace& p, double epsilon, const Options& options,
+                     State& state) {
     const double range = geo_.max_cost / epsilon;
     Control control(options, range);
-    State state;
-    if (range < 1200.0) {  // beyond, the sums leave the range at once
-      if (!kernel_ || kernel_->epsilon() != epsilon) kernel_.emplace(geo_, epsilon, threads_);
-      solve_scaling(geo_, p, *kernel_, control, state);
+    if (range < 1200.0 && !state.scaled) to_scalings(team, geo_, p, state);
+    if (range < 1200.0 && state.scaled) {  // beyond, the sums leave the range at once
+      if (!kernel_ || kernel_->epsilon() != epsilon)
+        team.once([&] { kernel_.emplace(geo_, epsilon); });
+      solve_scaling(team, geo_, p, *kernel_, control, state);
+      if (state.next == Phase::kDone) return control;
     }
-    log_domain = state.next != Phase::kDone;
-    if (log_domain) solve_log(geo_, p, epsilon, control, state, threads_);
+    to_potentials(team, p, state);
+    team.once([&] { log_.emplace(geo_, epsilon); });
+    (*log_)(team, p, control, state);
     return control;
   }
 
  private:
   const Geometry& geo_;
-  int threads_;
   std::optional<ScalingKernel> kernel_;
+  std::optional<LogSolver> log_;
 };
 
 }  // namespace

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <new>
+#include <vector>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -74,6 +76,17 @@ inline bool any(IVec mask) {  // mask lanes are 0 or -1
 #endif
 }
 
+// 1 / x within 1 ulp for x in (1e-300, 1e300): a division takes as long as ten products.
+inline Vec reciprocal(Vec x) {
+#if VECTOR_BYTES == 64
+  Vec r = (Vec)_mm512_maskz_rcp14_pd(0xff, (__m512d)x);
+  r += r * (1.0 - x * r);
+  return r + r * (1.0 - x * r);
+#else
+  return 1.0 / x;
+#endif
+}
+
 // exp(x) within 1 ulp or so; 0 below -708 (a result that would be subnormal), +inf above 709.
 inline Vec vexp(Vec x) {
   const double log2e = 1.4426950408889634074;
@@ -117,7 +130,7 @@ inline Vec vlog(Vec x) {
   Vec k = (Vec)(e + (IVec)splat(magic)) - magic;
   // log(m) = 2 artanh(s), s = (m - 1) / (m + 1), |s| <= 0.172
   Vec d = m - 1.0;
-  Vec s = d / (m + 1.0);
+  Vec s = d * reciprocal(m + 1.0);
   Vec z = s * s;
   Vec p = splat(2.0 / 23.0);
   p = p * z + 2.0 / 21.0;
@@ -135,6 +148,28 @@ inline Vec vlog(Vec x) {
   y = select(x < std::numeric_limits<double>::min(), splat(-kInf), y);
   return select(x == kInf, splat(kInf), y);
 }
+
+// An array whose vectors do not straddle cache lines.
+template <class T>
+struct AlignedAllocator {
+  using value_type = T;
+  AlignedAllocator() = default;
+  template <class U>
+  AlignedAllocator(const AlignedAllocator<U>&) {}
+  T* allocate(size_t n) {
+    return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64)));
+  }
+  void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t(64)); }
+  template <class U>
+  bool operator==(const AlignedAllocator<U>&) const {
+    return true;
+  }
+  template <class U>
+  bool operator!=(const AlignedAllocator<U>&) const {
+    return false;
+  }
+};
+using Buffer = std::vector<double, AlignedAllocator<double>>;
 
 // Subnormal operands cost hundreds of cycles and carry no information here.
 class FlushSubnormals {

@@ -1,4 +1,4 @@
-"""The fused start of the CPU library against the same steps, one operator each."""
+"""The fused solve of the CPU library against the same steps, one operator each."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from torch.library import opcheck
 
 from tests.conftest import adversarial, normalised
 from unot_fast import Grid, Pyramid
+from unot_fast.ops import sinkhorn_separable
 from unot_fast.solver import multiscale
 
 
@@ -14,6 +15,7 @@ from unot_fast.solver import multiscale
     [
         ((28, 28), (28, 28)),
         ((33, 20), (33, 20)),
+        ((9, 7), (9, 7)),
         ((45,), (45,)),
         ((40, 9), (13, 50)),
         ((17, 12, 14), (17, 12, 14)),
@@ -27,15 +29,16 @@ def test_fused_is_composed(n, m, p, eps):
     grid = Grid(n, "lp", p=p, target=m)
     epsilon = eps * torch.linspace(1, 2, len(a), dtype=torch.float64)
     pyramid = Pyramid(tol=1e-6, max_iter=12)  # few iterations: rounding has no time to grow
-    levels = multiscale._levels(grid, pyramid.coarsest)
-    assert len(levels) >= 1
-    g, work = multiscale._fused(a, b, grid, epsilon, levels, pyramid)
-    expected, expected_work = multiscale._composed(a, b, grid, epsilon, levels, "cpu", pyramid)
+    options = {"tol": 0.0, "criterion": "marginal", "max_iter": 2, "overrelaxation": 1.0}
+    solution, work = multiscale.solve_multiscale(a, b, grid, epsilon, pyramid, **options)
+    g, expected_work = multiscale.multiscale_start(a, b, grid, epsilon, "cpu", pyramid)
+    expected = sinkhorn_separable(a, b, grid.axis_costs, epsilon, g, **options, backend="cpu")
     assert torch.allclose(work, expected_work, rtol=1e-12)
-    # the constant is free: the composed start fixes it on every level
-    offset = (g - expected).flatten(1)
-    spread = offset.amax(1) - offset.amin(1)
-    assert bool((spread <= 1e-9 * epsilon).all())
+    for x, y in ((solution.f, expected.f), (solution.g, expected.g)):
+        assert bool(((x - y).flatten(1).abs().amax(1) <= 1e-9 * epsilon).all())
+    for name in ("cost", "value", "marginal_error"):
+        x, y = getattr(solution, name), getattr(expected, name)
+        assert torch.allclose(x, y, rtol=1e-9, atol=1e-12), name
 
 
 def test_levels_conserve_mass_and_centre():
@@ -55,23 +58,24 @@ def test_levels_conserve_mass_and_centre():
 
 
 def test_operator_rules():
-    a, b = adversarial((20, 18), (20, 18))
+    a, b = (normalised(torch.rand(2, 20, 18, dtype=torch.float64)) for _ in range(2))
     grid, pyramid = Grid((20, 18)), Pyramid()
     levels = multiscale._levels(grid, pyramid.coarsest)
-    coarsest = levels[-1].grid
     args = (
-        a,
-        b,
+        a.requires_grad_(),
+        b.requires_grad_(),
+        grid.axis_costs,
         torch.full((len(a),), 0.05, dtype=torch.float64),
-        [c for level in levels for c in level.grid.axis_costs],
-        [c for level in levels for c in level.prolongation],
-        [c for level in levels for c in level.pool_source],
-        [c for level in levels for c in level.pool_target],
-        [*coarsest.coordinates, *coarsest.target_coordinates],
+        multiscale._matrices(grid, pyramid.coarsest),
+        [n for level in levels for n in (*level.grid.shape, *level.grid.target_shape)],
         [0.0] * len(levels),
         [level.work for level in levels],
         True,
         1e-3,
         50,
+        1e-9,
+        "marginal",
+        100,
+        None,
     )
-    opcheck(torch.ops.unot_fast.multiscale_start.default, args)
+    opcheck(torch.ops.unot_fast.sinkhorn_multiscale.default, args)

@@ -1,16 +1,16 @@
 """The boundary between the library and its kernels: one file per operator."""
 
 from unot_fast.ops.backends import Backend, backends, resolve
-from unot_fast.ops.multiscale_start import multiscale_start
 from unot_fast.ops.separable_lse import separable_lse
+from unot_fast.ops.sinkhorn_multiscale import sinkhorn_multiscale
 from unot_fast.ops.sinkhorn_separable import Solution, sinkhorn_separable
 
 __all__ = [
     "Backend",
     "Solution",
     "backends",
-    "multiscale_start",
     "resolve",
     "separable_lse",
+    "sinkhorn_multiscale",
     "sinkhorn_separable",
 ]

@@ -57,6 +57,16 @@ def separable_lse(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor) -> Tensor
     return out.to(dtype)
 
 
+class _Pyramid(ctypes.Structure):
+    _fields_ = (
+        ("levels", _i64),
+        *((name, _pointer) for name in ("shapes", "matrices", "epsilon_floor", "work")),
+        ("tol", _double),
+        ("max_iter", _i64),
+        ("gaussian", _i64),
+    )
+
+
 def sinkhorn_separable(
     a: Tensor,
     b: Tensor,
@@ -68,14 +78,65 @@ def sinkhorn_separable(
     max_iter: int,
     overrelaxation: float | None,
 ) -> tuple[Tensor, ...]:
+    # The kernel writes into g, so it gets a copy.
+    start = g.detach().to(torch.float64, memory_format=torch.contiguous_format, copy=True)
+    return _solve(
+        a, b, costs, epsilon, start, None, tol, criterion, max_iter, overrelaxation
+    )[:-1]
+
+
+def sinkhorn_multiscale(
+    a: Tensor,
+    b: Tensor,
+    costs: Sequence[Tensor],
+    epsilon: Tensor,
+    matrices: Tensor,
+    level_shapes: Sequence[int],
+    epsilon_floors: Sequence[float],
+    level_work: Sequence[float],
+    gaussian: bool,
+    level_tol: float,
+    level_max_iter: int,
+    tol: float,
+    criterion: str,
+    max_iter: int,
+    overrelaxation: float | None,
+) -> tuple[Tensor, ...]:
+    levels = len(epsilon_floors)
+    (matrices,) = _prepare(matrices)
+    shapes = _sizes(level_shapes)
+    floors, work = (_double * levels)(*epsilon_floors), (_double * levels)(*level_work)
+    pyramid = _Pyramid(
+        levels,
+        ctypes.addressof(shapes),
+        matrices.data_ptr(),
+        ctypes.addressof(floors),
+        ctypes.addressof(work),
+        level_tol,
+        level_max_iter,
+        gaussian,
+    )
+    g = torch.empty(b.shape, dtype=torch.float64)
+    return _solve(a, b, costs, epsilon, g, pyramid, tol, criterion, max_iter, overrelaxation)
+
+
+def _solve(
+    a: Tensor,
+    b: Tensor,
+    costs: Sequence[Tensor],
+    epsilon: Tensor,
+    g: Tensor,
+    pyramid: _Pyramid | None,
+    tol: float,
+    criterion: str,
+    max_iter: int,
+    overrelaxation: float | None,
+) -> tuple[Tensor, ...]:
     dtype = a.dtype
-    start = g
-    a, b, epsilon, g, *costs = _prepare(a, b, epsilon, g, *costs)
-    if g.data_ptr() == start.data_ptr():  # the kernel writes into it
-        g = g.clone()
+    a, b, epsilon, *costs = _prepare(a, b, epsilon, *costs)
     batch = a.shape[0]
     f = torch.empty_like(a)
-    cost, value, error = (a.new_empty(batch) for _ in range(3))
+    cost, value, error, coarse_work = (a.new_empty(batch) for _ in range(4))
     n_iters = torch.empty(batch, dtype=torch.int32)
     converged, log_domain = (torch.empty(batch, dtype=torch.bool) for _ in range(2))
     if batch:
@@ -83,55 +144,14 @@ def sinkhorn_separable(
             _i64(batch),
             *_geometry(costs),
             *(_pointer(t.data_ptr()) for t in (a, b, epsilon)),
+            ctypes.byref(pyramid) if pyramid else None,
             _double(tol),
             _int({"marginal": 0, "cost": 1}[criterion]),
             _int(max_iter),
             _double(overrelaxation or 0.0),
             _int(torch.get_num_threads()),
             *(_pointer(t.data_ptr()) for t in (f, g, cost, value, error, n_iters)),
-            *(_pointer(t.data_ptr()) for t in (converged, log_domain)),
+            *(_pointer(t.data_ptr()) for t in (converged, log_domain, coarse_work)),
         )
-    return *(t.to(dtype) for t in (f, g, cost, value, error)), n_iters, converged, log_domain
-
-
-def multiscale_start(
-    a: Tensor,
-    b: Tensor,
-    epsilon: Tensor,
-    costs: Sequence[Tensor],
-    prolongations: Sequence[Tensor],
-    pools_source: Sequence[Tensor],
-    pools_target: Sequence[Tensor],
-    coordinates: Sequence[Tensor],
-    epsilon_floors: Sequence[float],
-    work: Sequence[float],
-    gaussian: bool,
-    tol: float,
-    max_iter: int,
-) -> tuple[Tensor, Tensor]:
-    dtype = b.dtype
-    a, b, epsilon = _prepare(a, b, epsilon)
-    lists = [_prepare(*x) for x in (costs, prolongations, pools_source, pools_target, coordinates)]
-    costs, coordinates = lists[0], lists[-1]
-    d, levels = a.ndim - 1, len(epsilon_floors)
-    g, done = torch.empty_like(b), torch.empty_like(epsilon)
-    if a.shape[0]:
-        getattr(cpu_library(), f"multiscale_start_{cpu_isa()}")(
-            _i64(a.shape[0]),
-            _int(d),
-            _int(levels),
-            _sizes([*a.shape[1:], *(c.shape[0] for c in costs)]),
-            _sizes([*b.shape[1:], *(c.shape[1] for c in costs)]),
-            *(_pointers(x) for x in lists[:-1]),
-            _pointers(coordinates[:d]),
-            _pointers(coordinates[d:]),
-            (_double * levels)(*epsilon_floors),
-            (_double * levels)(*work),
-            _int(gaussian),
-            _double(tol),
-            _int(max_iter),
-            *(_pointer(t.data_ptr()) for t in (a, b, epsilon)),
-            _int(torch.get_num_threads()),
-            *(_pointer(t.data_ptr()) for t in (g, done)),
-        )
-    return g.to(dtype), done
+    reals = (t.to(dtype) for t in (f, g, cost, value, error))
+    return *reals, n_iters, converged, log_domain, coarse_work

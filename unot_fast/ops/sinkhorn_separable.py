@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -49,24 +49,30 @@ def _impl(a, b, costs, epsilon, g, tol, criterion, max_iter, overrelaxation, bac
     return solve(a, b, costs, epsilon, g, tol, criterion, max_iter, overrelaxation)
 
 
-@torch.library.register_fake("unot_fast::sinkhorn_separable")
-def _fake(a, b, costs, epsilon, g, tol, criterion, max_iter, overrelaxation, backend):
+def fake_solution(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    """Empty results of the right shapes and types."""
     batch = a.shape[0]
     scalars = [a.new_empty(batch) for _ in range(3)]
     flags = [a.new_empty(batch, dtype=t) for t in (torch.int32, torch.bool, torch.bool)]
     return a.new_empty(a.shape), a.new_empty(b.shape), *scalars, *flags
 
 
-def _setup_context(ctx, inputs, output):
-    a, b, costs, epsilon, *_ = inputs
+@torch.library.register_fake("unot_fast::sinkhorn_separable")
+def _fake(a, b, *_):
+    return fake_solution(a, b)
+
+
+def save_solution(ctx, a, b, costs, epsilon, output, backend: str) -> None:
+    """Keep what `gradients` needs; all but f, g, cost and value carry no gradient."""
     f, g, _, _, *diagnostics = output
-    ctx.backend = inputs[-1]
+    ctx.backend = backend
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*diagnostics)
     ctx.save_for_backward(a, b, epsilon, f, g, *costs)
 
 
-def _backward(ctx, grad_f, grad_g, grad_cost, grad_value, *_):
+def gradients(ctx, grad_f, grad_g, grad_cost, grad_value, *_) -> tuple:
+    """Gradients in a, b and the costs (none) of a solution saved by `save_solution`."""
     a, b, epsilon, f, g, *costs = ctx.saved_tensors
     grad_a = grad_b = None
     if not (grad_f is None and grad_g is None and grad_cost is None):
@@ -80,7 +86,16 @@ def _backward(ctx, grad_f, grad_g, grad_cost, grad_value, *_):
         weight = grad_value.view(-1, *(1,) * (a.ndim - 1))
         grad_a = weight * f if grad_a is None else grad_a + weight * f
         grad_b = weight * g if grad_b is None else grad_b + weight * g
-    return grad_a, grad_b, [None] * len(costs), None, None, None, None, None, None, None
+    return grad_a, grad_b, [None] * len(costs)
+
+
+def _setup_context(ctx, inputs, output):
+    a, b, costs, epsilon, *_, backend = inputs
+    save_solution(ctx, a, b, costs, epsilon, output, backend)
+
+
+def _backward(ctx, *grads):
+    return *gradients(ctx, *grads), *[None] * 7
 
 
 torch.library.register_autograd(
@@ -88,21 +103,26 @@ torch.library.register_autograd(
 )
 
 
+def folding(info, *dims: int | None) -> Callable:
+    """How vmap folds its dimension of some tensors into the batch that the operator has anyway."""
+
+    def fold(*tensors):
+        moved = (
+            x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+            for x, dim in zip(tensors, dims, strict=True)
+        )
+        return [x.flatten(0, 1) for x in moved]
+
+    return fold
+
+
 def _vmap(info, in_dims, a, b, costs, epsilon, g, *options):
-    """Fold the mapped dimension into the batch that the operator has anyway."""
     if any(d is not None for d in in_dims[2]):
         raise ValueError("sinkhorn_separable: the costs are shared and cannot be vmapped over")
-    size = info.batch_size
-
-    def fold(x, dim):
-        x = x.movedim(dim, 0) if dim is not None else x.expand(size, *x.shape)
-        return x.flatten(0, 1)
-
-    tensors = [fold(x, in_dims[i]) for i, x in ((0, a), (1, b), (3, epsilon), (4, g))]
-    out = torch.ops.unot_fast.sinkhorn_separable(
-        tensors[0], tensors[1], costs, tensors[2], tensors[3], *options
-    )
-    return tuple(t.unflatten(0, (size, -1)) for t in out), (0,) * len(out)
+    fold = folding(info, in_dims[0], in_dims[1], in_dims[3], in_dims[4])
+    a, b, epsilon, g = fold(a, b, epsilon, g)
+    out = torch.ops.unot_fast.sinkhorn_separable(a, b, costs, epsilon, g, *options)
+    return tuple(t.unflatten(0, (info.batch_size, -1)) for t in out), (0,) * len(out)
 
 
 torch.library.register_vmap("unot_fast::sinkhorn_separable", _vmap)

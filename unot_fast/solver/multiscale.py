@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry import Grid
-from unot_fast.ops import multiscale_start as multiscale_start_op
-from unot_fast.ops import separable_lse, sinkhorn_separable
+from unot_fast.ops import Solution, separable_lse, sinkhorn_multiscale, sinkhorn_separable
 from unot_fast.ops.compiling import constant_when_compiled
 from unot_fast.solver.gaussian import gaussian_start
 
@@ -36,6 +35,10 @@ class Pyramid:
     tol: float = 1e-3
     max_iter: int = 200
     resolution: float = 0.4
+
+    def epsilon_floor(self, spacing: float) -> float:
+        """Smallest epsilon that a level of this spacing is solved at."""
+        return self.resolution * spacing**2
 
 
 def multiscale_start(
@@ -66,58 +69,19 @@ def multiscale_start(
         Arithmetic of the coarse solves, in iterations on the grid of ``geom``.
     """
     levels = _levels(geom, pyramid.coarsest)
-    if not levels:
-        g = gaussian_start(a, b, geom, epsilon).to(a.dtype) if geom.p == 2 else torch.zeros_like(b)
-        return g, torch.zeros_like(epsilon)
-    if backend == "cpu":
-        return _fused(a, b, geom, epsilon, levels, pyramid)
-    return _composed(a, b, geom, epsilon, levels, backend, pyramid)
-
-
-def _fused(
-    a: Tensor, b: Tensor, geom: Grid, epsilon: Tensor, levels: list[_Level], pyramid: Pyramid
-) -> tuple[Tensor, Tensor]:
-    """All levels in one call of the CPU library."""
-    coarsest = levels[-1].grid
-    return multiscale_start_op(
-        a,
-        b,
-        epsilon,
-        costs=[c for level in levels for c in level.grid.axis_costs],
-        prolongations=[c for level in levels for c in level.prolongation],
-        pools_source=[p for level in levels for p in level.pool_source],
-        pools_target=[p for level in levels for p in level.pool_target],
-        coordinates=[*coarsest.coordinates, *coarsest.target_coordinates],
-        epsilon_floors=[pyramid.resolution * level.spacing**2 for level in levels],
-        work=[level.work for level in levels],
-        gaussian=geom.p == 2,
-        tol=pyramid.tol,
-        max_iter=pyramid.max_iter,
-    )
-
-
-def _composed(
-    a: Tensor,
-    b: Tensor,
-    geom: Grid,
-    epsilon: Tensor,
-    levels: list[_Level],
-    backend: str,
-    pyramid: Pyramid,
-) -> tuple[Tensor, Tensor]:
-    """The same, one operator per step."""
     masses = [(a, b)]
     for level in levels:  # from fine to coarse
         mass_a, mass_b = masses[-1]
         masses.append((_pool(mass_a, level.pool_source), _pool(mass_b, level.pool_target)))
+    epsilons = [epsilon, *(epsilon.clamp_min(pyramid.epsilon_floor(level.spacing)) for level in levels)]
+    coarsest = levels[-1].grid if levels else geom
+    if geom.p == 2:
+        g = gaussian_start(*masses[-1], coarsest, epsilons[-1]).to(a.dtype)
+    else:
+        g = torch.zeros_like(masses[-1][1])
     work = torch.zeros_like(epsilon)
-    g = None
-    for level, (mass_a, mass_b) in zip(reversed(levels), reversed(masses), strict=False):
-        eps = epsilon.clamp_min(pyramid.resolution * level.spacing**2)
-        if g is None and geom.p == 2:
-            g = gaussian_start(mass_a, mass_b, level.grid, eps).to(a.dtype)
-        elif g is None:
-            g = torch.zeros_like(mass_b)
+    for level in reversed(levels):
+        (mass_a, mass_b), eps = masses.pop(), epsilons.pop()
         solution = sinkhorn_separable(
             mass_a,
             mass_b,
@@ -137,6 +101,39 @@ def _composed(
         costs = [c.to(a) for c in level.prolongation]
         g = -scale * separable_lse(h, costs, eps.to(a), backend=backend)
     return g, work
+
+
+def solve_multiscale(
+    a: Tensor,
+    b: Tensor,
+    geom: Grid,
+    epsilon: Tensor,
+    pyramid: Pyramid,
+    *,
+    tol: float,
+    criterion: str,
+    max_iter: int,
+    overrelaxation: float | None,
+) -> tuple[Solution, Tensor]:
+    """`multiscale_start` and the solve from it in one call of the CPU library."""
+    levels = _levels(geom, pyramid.coarsest)
+    return sinkhorn_multiscale(
+        a,
+        b,
+        geom.axis_costs,
+        epsilon,
+        matrices=_matrices(geom, pyramid.coarsest),
+        level_shapes=[n for level in levels for n in (*level.grid.shape, *level.grid.target_shape)],
+        epsilon_floors=[pyramid.epsilon_floor(level.spacing) for level in levels],
+        level_work=[level.work for level in levels],
+        gaussian=geom.p == 2,
+        level_tol=pyramid.tol,
+        level_max_iter=pyramid.max_iter,
+        tol=tol,
+        criterion=criterion,
+        max_iter=max_iter,
+        overrelaxation=overrelaxation,
+    )
 
 
 @dataclass(frozen=True)
@@ -190,6 +187,26 @@ def _levels(geom: Grid, coarsest: int) -> list[_Level]:
             )
             weights, fine = heavier, coarse
         cache[coarsest] = levels
+    return cache[coarsest]
+
+
+@constant_when_compiled
+def _matrices(geom: Grid, coarsest: int) -> Tensor:
+    """All matrices of the levels in the order of `sinkhorn_multiscale`."""
+    cache = geom.__dict__.setdefault("_pyramid_matrices", {})
+    if coarsest not in cache:
+        levels = _levels(geom, coarsest)
+        last = levels[-1].grid if levels else geom
+        parts = [
+            matrix
+            for level in levels
+            for kind in (
+                level.grid.axis_costs, level.prolongation, level.pool_source, level.pool_target
+            )
+            for matrix in kind
+        ]
+        parts += [*last.coordinates, *last.target_coordinates]
+        cache[coarsest] = torch.cat([part.flatten() for part in parts])
     return cache[coarsest]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from unot_fast.geometry import Geometry, Structure
 from unot_fast.ops import resolve, sinkhorn_separable
 from unot_fast.solver.gaussian import gaussian_start
-from unot_fast.solver.multiscale import Pyramid, multiscale_start
+from unot_fast.solver.multiscale import Pyramid, multiscale_start, solve_multiscale
 from unot_fast.solver.result import OTResult
 from unot_fast.solver.validation import Problems, check_options, prepare
 
@@ -127,20 +127,24 @@ def sinkhorn(
     backend = resolve(backend, problems.a.device)
     if geom.structure is not Structure.SEPARABLE:
         raise ValueError(f"geom: no solver for a {geom.structure.value} cost yet")
-    with torch.no_grad():
-        g, coarse_work = _start(init, problems, geom, backend, pyramid or Pyramid(), validate)
-    solution = sinkhorn_separable(
-        problems.a,
-        problems.b,
-        [c.to(problems.a) for c in geom.axis_costs],
-        problems.epsilon,
-        g,
-        tol=tol,
-        criterion=criterion,
-        max_iter=max_iter,
-        overrelaxation=weight,
-        backend=backend,
-    )
+    options = {
+        "tol": tol,
+        "criterion": criterion,
+        "max_iter": max_iter,
+        "overrelaxation": weight,
+    }
+    measures, pyramid = (problems.a, problems.b), pyramid or Pyramid()
+    if isinstance(init, str) and init == "multiscale" and backend == "cpu":
+        solution, coarse_work = solve_multiscale(
+            *measures, geom, problems.epsilon, pyramid, **options
+        )
+    else:
+        with torch.no_grad():
+            g, coarse_work = _start(init, problems, geom, backend, pyramid, validate)
+        costs = [c.to(problems.a) for c in geom.axis_costs]
+        solution = sinkhorn_separable(
+            *measures, costs, problems.epsilon, g, **options, backend=backend
+        )
     return OTResult.from_solution(solution, problems, geom, backend, coarse_work)
 
 

@@ -72,7 +72,7 @@ def prepare(
             )
 
     def flatten(x: Tensor, total: Tensor) -> Tensor:
-        x = x.double() / total.view(*total.shape, *(1,) * d)
+        x = x.contiguous().double() / total.view(*total.shape, *(1,) * d)
         return x.expand(*batch_shape, *x.shape[-d:]).reshape(-1, *x.shape[-d:]).to(work)
 
     total = torch.ones_like(total_a) if normalize else total_a

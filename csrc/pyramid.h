@@ -1,0 +1,228 @@
+// The multiscale start: coarser problems are solved from the coarsest on, each from the
+// c-transform of the one before, and the last is evaluated on the grid.
+#pragma once
+
+#include <array>
+#include <deque>
+
+#include "gaussian.h"
+#include "sinkhorn.h"
+
+// Levels run from the finest to the coarsest. matrices holds, level by level and axis by axis, the
+// costs (n_k, m_k) of the level, its prolongations (m_k of the next finer level, n_k), its pools of
+// the source (n_k, n_k of the next finer level) and of the target; then the coordinates of source
+// and target on the coarsest level, which is the grid itself where there are no levels.
+struct PyramidArguments {
+  int64_t levels;
+  const int64_t* shapes;  // (levels, 2, d): source and target
+  const double* matrices;
+  const double *epsilon_floor, *work;  // work: of one iteration, in iterations on the grid
+  double tol;
+  int64_t max_iter;
+  int64_t gaussian;  // start of the coarsest level; else zeros
+};
+
+namespace {
+
+// Sums over blocks of pixels, axis by axis. A row of a pooling matrix is a short run of nonzeros,
+// which the leading axes add up; the last axis takes the matrix as it is.
+class Pooling {
+ public:
+  Pooling(const Shape& fine, const Shape& coarse, int d, const double* const* pools)
+      : fine_(fine), coarse_(coarse), last_(fine[2] * coarse.ld()) {
+    static const double one = 1;
+    const double* pool[3];
+    for (int k = 0; k < 3; ++k) pool[k] = k < 3 - d ? &one : pools[k - 3 + d];
+    for (int k = 0; k < 2; ++k)
+      for (int64_t r = 0; r < coarse[k]; ++r) {
+        const double* row = pool[k] + r * fine[k];
+        int64_t from = 0, to = fine[k];
+        while (from < to - 1 && row[from] == 0) ++from;
+        while (to > from + 1 && row[to - 1] == 0) --to;
+        runs_[k].push_back({from, {row + from, row + to}});
+      }
+    for (int64_t r = 0; r < coarse[2]; ++r)
+      for (int64_t c = 0; c < fine[2]; ++c) last_[c * coarse.ld() + r] = pool[2][r * fine[2] + c];
+    between_[0].resize(fine[1] * fine.ld());
+    between_[1].resize(coarse[0] * coarse[1] * fine.ld());
+  }
+
+  void operator()(const double* x, double* out) {
+    const int64_t ld = fine_.ld(), plane = fine_[1] * ld;
+    double *first = between_[0].data(), *middle = between_[1].data();
+    for (const Run& run : runs_[0]) {
+      add(run, plane, x, first);
+      for (const Run& inner : runs_[1]) {
+        add(inner, ld, first, middle);
+        middle += ld;
+      }
+    }
+    gemm(0, coarse_.lines(), coarse_.ld(), fine_[2], between_[1].data(), ld, last_.data(),
+         coarse_.ld(), out, coarse_.ld());
+  }
+
+ private:
+  struct Run {
+    int64_t from;
+    std::vector<double> weight;
+  };
+  static void add(const Run& run, int64_t length, const double* x, double* out) {
+    x += run.from * length;
+    for (int64_t j = 0; j < length; j += W) {
+      Vec sum{};
+      for (size_t q = 0; q < run.weight.size(); ++q)
+        sum += run.weight[q] * load(x + q * length + j);
+      store(out + j, sum);
+    }
+  }
+
+  Shape fine_, coarse_;
+  std::vector<Run> runs_[2];
+  Buffer last_, between_[2];
+};
+
+// One level of one team.
+struct Level {
+  Geometry geo, prolongation;
+  Pooling pool_source, pool_target;
+  double epsilon_floor, work;
+  Workspace space;
+  Solver solve;
+  LogSumExp prolong;
+
+  Level(Geometry own, Geometry to_finer, Pooling source, Pooling target, double floor,
+        double share)
+      : geo(own), prolongation(to_finer), pool_source(std::move(source)),
+        pool_target(std::move(target)), epsilon_floor(floor), work(share), space(geo), solve(geo),
+        prolong(prolongation) {}
+  Level(const Level&) = delete;  // its members refer to each other
+};
+
+class Pyramid {
+ public:
+  Pyramid(const PyramidArguments& args, const Geometry& grid, int d)
+      : grid_(grid), gaussian_(args.gaussian) {
+    options_ = {args.tol, kMarginalNoCost, int(args.max_iter), 0.0};
+    const double* next = args.matrices;
+    // The next matrices of the list, one per axis.
+    const auto take = [&](const Shape& rows, const Shape& columns) {
+      std::array<const double*, 3> found{};
+      for (int k = 0; k < d; ++k) {
+        found[k] = next;
+        next += rows[3 - d + k] * columns[3 - d + k];
+      }
+      return found;
+    };
+    Shape fine_n = grid.n, fine_m = grid.m;
+    for (int64_t l = 0; l < args.levels; ++l) {
+      const int64_t *sn = args.shapes + 2 * l * d, *sm = sn + d;
+      const Shape n = shape_of(d, sn), m = shape_of(d, sm);
+      const auto costs = take(n, m), prolongations = take(fine_m, n);
+      const auto pools_source = take(n, fine_n), pools_target = take(m, fine_m);
+      level_.emplace_back(Geometry(d, n, m, costs.data()),
+                          Geometry(d, fine_m, n, prolongations.data()),
+                          Pooling(fine_n, n, d, pools_source.data()),
+                          Pooling(fine_m, m, d, pools_target.data()), args.epsilon_floor[l],
+                          args.work[l]);
+      fine_n = n;
+      fine_m = m;
+    }
+    for (const Shape* s : {&fine_n, &fine_m})
+      for (int k = 0; k < 3; ++k) {
+        static const double zero = 0;
+        (s == &fine_n ? x_ : y_)[k] = k < 3 - d ? &zero : next;
+        if (k >= 3 - d) next += (*s)[k];
+      }
+    h_.resize(grid.n.size());
+  }
+
+  // From the masses in p, its start: potentials in nats of epsilon, or scalings. Returns the
+  // arithmetic of the coarse solves, in iterations on the grid.
+  double start(Team& team, Workspace& p, double epsilon, State& state) {
+    team.once([&] {
+      for (size_t l = 0; l < level_.size(); ++l) pool(l, p);
+      gaussian(p, epsilon);
+      work_ = 0;
+      scaled_ = false;
+    });
+    for (size_t l = level_.size(); l-- > 0;) {
+      Level& level = level_[l];
+      Workspace& finer = l ? level_[l - 1].space : p;
+      const double own = epsilon_at(l, epsilon), next = l ? epsilon_at(l - 1, epsilon) : epsilon;
+      team.call(level.geo.work() > kTogetherAbove, [&](Team& crew) {
+        State at(level.space);
+        at.scaled = scaled_;
+        const Control done = level.solve(crew, level.space, own, options_, at);
+        const bool scaled = to_finer(crew, level, at, own, next, finer);
+        crew.once([&] {
+          scaled_ = scaled;
+          work_ += (done.k + 0.5) * level.work;
+        });
+      });
+    }
+    state.scaled = scaled_;
+    return work_;
+  }
+
+ private:
+  double epsilon_at(size_t l, double epsilon) const {
+    return std::max(epsilon, level_[l].epsilon_floor);
+  }
+  void pool(size_t l, const Workspace& p) {
+    const Workspace& finer = l ? level_[l - 1].space : p;
+    level_[l].pool_source(finer.a.data(), level_[l].space.a.data());
+    level_[l].pool_target(finer.b.data(), level_[l].space.b.data());
+  }
+  // The start of the coarsest level, in nats.
+  void gaussian(Workspace& p, double epsilon) {
+    const bool alone = level_.empty();
+    Workspace& top = alone ? p : level_.back().space;
+    const Geometry& geo = alone ? grid_ : level_.back().geo;
+    if (!gaussian_) return std::fill(top.g.begin(), top.g.end(), 0.0);
+    if (!alone) epsilon = epsilon_at(level_.size() - 1, epsilon);
+    gaussian_potential(top.a.data(), geo.n, x_, top.b.data(), geo.m, y_, epsilon, top.g.data());
+    for (double& g : top.g) g *= 1.0 / epsilon;
+  }
+  // The c-transform of a level's f at the points of the next finer one. It stays a scaling where
+  // epsilon does not change and the sums are in range.
+  bool to_finer(Team& team, Level& level, State& at, double epsilon, double next,
+                Workspace& finer) {
+    const Shape& to = level.prolongation.n;
+    const auto [from, end] = team.share(to.size(), W);
+    if (at.scaled && level.prolong.product(team, at.au, epsilon, finer.T.data())) {
+      for (int64_t i = from; i < end; i += W) {
+        const Vec sum = load(&finer.T[i]);
+        if (next == epsilon) {
+          const Vec v = reciprocal(sum);
+          store(&finer.v[i], v);
+          store(&finer.bv[i], v * load(&finer.b[i]));
+        } else {
+          store(&finer.g[i], vlog(sum) * (-epsilon / next));
+        }
+      }
+      team.barrier();
+      return next == epsilon;
+    }
+    to_potentials(team, level.space, at);
+    const auto [first, last] = team.share(level.geo.n.size(), W);
+    for (int64_t i = first; i < last; i += W)
+      store(&h_[i], vlog(load(&level.space.a[i])) + load(&level.space.f[i]));
+    team.barrier();
+    level.prolong(team, h_.data(), epsilon, finer.g.data());
+    for (int64_t i = from; i < end; i += W)
+      store(&finer.g[i], load(&finer.g[i]) * (-epsilon / next));
+    team.barrier();
+    return false;
+  }
+
+  const Geometry& grid_;
+  std::deque<Level> level_;
+  Options options_;
+  bool gaussian_;
+  const double *x_[3], *y_[3];
+  Buffer h_;
+  double work_ = 0;
+  bool scaled_ = false;  // how the last level left its result
+};
+
+}  // namespace

@@ -1,0 +1,131 @@
+"""The multiscale start and the solve from it in one call, all of a problem in cache (CPU only)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unot_fast.ops import _cpu
+from unot_fast.ops import sinkhorn_separable as plain
+
+torch.library.define(
+    "unot_fast::sinkhorn_multiscale",
+    "(Tensor a, Tensor b, Tensor[] costs, Tensor epsilon, Tensor matrices, int[] level_shapes, "
+    "float[] epsilon_floors, float[] level_work, bool gaussian, float level_tol, "
+    "int level_max_iter, float tol, str criterion, int max_iter, float? overrelaxation) -> "
+    "(Tensor f, Tensor g, Tensor cost, Tensor value, Tensor marginal_error, Tensor n_iters, "
+    "Tensor converged, Tensor log_domain, Tensor coarse_work)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+@torch.library.impl("unot_fast::sinkhorn_multiscale", "CPU")
+def _impl(*args):
+    return _cpu.sinkhorn_multiscale(*args)
+
+
+@torch.library.register_fake("unot_fast::sinkhorn_multiscale")
+def _fake(a, b, costs, epsilon, *_):
+    return *plain.fake_solution(a, b), epsilon.new_empty(epsilon.shape)
+
+
+def _setup_context(ctx, inputs, output):
+    a, b, costs, epsilon, _, shapes, *_ = inputs
+    ctx.no_list = None if shapes else []  # torch takes an empty list for one of tensors
+    plain.save_solution(ctx, a, b, costs, epsilon, output, "cpu")
+
+
+def _backward(ctx, *grads):
+    return *plain.gradients(ctx, *grads), None, None, *[ctx.no_list] * 3, *[None] * 7
+
+
+torch.library.register_autograd(
+    "unot_fast::sinkhorn_multiscale", _backward, setup_context=_setup_context
+)
+
+
+def _vmap(info, in_dims, a, b, costs, epsilon, *options):
+    fold = plain.folding(info, in_dims[0], in_dims[1], in_dims[3])
+    a, b, epsilon = fold(a, b, epsilon)
+    out = torch.ops.unot_fast.sinkhorn_multiscale(a, b, costs, epsilon, *options)
+    return tuple(t.unflatten(0, (info.batch_size, -1)) for t in out), (0,) * len(out)
+
+
+torch.library.register_vmap("unot_fast::sinkhorn_multiscale", _vmap)
+
+
+def sinkhorn_multiscale(
+    a: Tensor,
+    b: Tensor,
+    costs: Sequence[Tensor],
+    epsilon: Tensor,
+    *,
+    matrices: Tensor,
+    level_shapes: Sequence[int],
+    epsilon_floors: Sequence[float],
+    level_work: Sequence[float],
+    gaussian: bool,
+    level_tol: float,
+    level_max_iter: int,
+    tol: float,
+    criterion: str,
+    max_iter: int,
+    overrelaxation: float | None,
+) -> tuple[plain.Solution, Tensor]:
+    """Solve a pyramid of coarser problems, then the problem from there.
+
+    The start is that of `unot_fast.solver.multiscale`, the solve that of
+    `unot_fast.ops.sinkhorn_separable`. Levels run from the finest to the coarsest.
+
+    Parameters
+    ----------
+    a, b : Tensor, shapes (B, n_1, ..., n_d) and (B, m_1, ..., m_d)
+        Masses of total 1, on the CPU.
+    costs : sequence of d Tensors, shape (n_k, m_k)
+    epsilon : Tensor, shape (B,)
+    matrices : Tensor, 1-D
+        All matrices of the pyramid, flattened and joined. Level by level, and axis by axis within
+        each kind: the cost (n_k, m_k) of the level; the cost (m_k of the next finer level, n_k)
+        between the points of the next finer target and the cells of the level's source; the share
+        of each finer cell in each cell of the source (n_k, n_k of the next finer level) and of the
+        target. Then the coordinates of source and target on the coarsest level, or on the grid
+        where there is none.
+    level_shapes : sequence of 2 L d ints
+        Shapes of source and target, level by level.
+    epsilon_floors : sequence of L floats
+        Smallest epsilon that each level is solved at.
+    level_work : sequence of L floats
+        Arithmetic of one iteration of each level, in iterations on the grid.
+    gaussian : bool
+        Start the coarsest level from `unot_fast.solver.gaussian`, else from zeros.
+    level_tol, level_max_iter : float, int
+        Stopping of every level, by the marginal error.
+    tol, criterion, max_iter, overrelaxation
+        Of the solve on the grid.
+
+    Returns
+    -------
+    Solution
+        With its gradients.
+    coarse_work : Tensor, shape (B,), in iterations on the grid
+    """
+    *solution, coarse_work = torch.ops.unot_fast.sinkhorn_multiscale(
+        a,
+        b,
+        list(costs),
+        epsilon,
+        matrices,
+        list(level_shapes),
+        list(epsilon_floors),
+        list(level_work),
+        gaussian,
+        level_tol,
+        level_max_iter,
+        tol,
+        criterion,
+        max_iter,
+        overrelaxation,
+    )
+    return plain.Solution(*solution), coarse_work
