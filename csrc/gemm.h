@@ -6,8 +6,8 @@
 #pragma once
 
 #include <algorithm>
-#include <vector>
 
+#include "buffer.h"
 #include "vector.h"
 
 namespace {
@@ -77,23 +77,32 @@ inline void gemm(int64_t from, int64_t to, int64_t N, int64_t K, const double* A
   const bool pack = K * ldb * int64_t(sizeof(double)) > kPackAbove;
   const bool blocked = K > kBlockAbove;
   const int64_t depth = blocked ? kDepth : K, height = blocked ? kHeight : to - from;
-  static thread_local Buffer packed;
-  if (pack && int64_t(packed.size()) < depth * NV * W) packed.resize(depth * NV * W);
+  static thread_local Buffer packed_b, packed_a;
+  if (pack && int64_t(packed_b.size()) < depth * NV * W) packed_b.resize(depth * NV * W);
+  if (blocked) packed_a.resize(kHeight * kDepth);
   for (int64_t k0 = 0; k0 < K; k0 += depth) {
     const int64_t k = std::min(depth, K - k0);
     for (int64_t r0 = from; r0 < to; r0 += height) {
       const int64_t r = std::min(height, to - r0);
+      const double* a = A + r0 * lda + k0;
+      int64_t a_stride = lda;
+      if (blocked) {  // rows a power of two apart would share the sets of a cache
+        for (int64_t i = 0; i < r; ++i)
+          std::memcpy(&packed_a[i * k], a + i * lda, k * sizeof(double));
+        a = packed_a.data();
+        a_stride = k;
+      }
       for (int64_t column = 0; column < N; column += NV * W) {
         const int v = int(std::min<int64_t>(NV, (N - column) / W));
         const double* b = B + k0 * ldb + column;
-        int64_t stride = ldb;
+        int64_t b_stride = ldb;
         if (pack) {
           for (int64_t j = 0; j < k; ++j)
-            std::memcpy(&packed[j * v * W], b + j * ldb, v * W * sizeof(double));
-          b = packed.data();
-          stride = v * W;
+            std::memcpy(&packed_b[j * v * W], b + j * ldb, v * W * sizeof(double));
+          b = packed_b.data();
+          b_stride = v * W;
         }
-        panel<NV>(v, r, k, A + r0 * lda + k0, lda, b, stride, C + r0 * ldc + column, ldc, k0 > 0);
+        panel<NV>(v, r, k, a, a_stride, b, b_stride, C + r0 * ldc + column, ldc, k0 > 0);
       }
     }
   }

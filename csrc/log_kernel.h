@@ -165,7 +165,7 @@ class LogSumExp {
   void prepare(Team& team, double epsilon) {
     if (epsilon == epsilon_) return;
     team.once([&] {
-      map_ = gibbs_map(geo_, epsilon, Factor::kKernel);
+      map_ = SeparableMap(geo_.m, geo_.n, GibbsFactors(geo_, epsilon).matrix);
       map_.reserve(between_);
       x_.resize(geo_.m.size());
       epsilon_ = epsilon;

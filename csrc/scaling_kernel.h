@@ -11,37 +11,40 @@ namespace {
 // what a product drops is below 1e-308, which is 1e-28 of the sum.
 constexpr double kTiny = 1e-280, kHuge = 1e280;
 
-enum class Factor { kKernel, kAdjoint, kTimesCost };
-
-// exp(-C_k / epsilon) on every axis, its transpose, or C_k exp(-C_k / epsilon).
-inline SeparableMap gibbs_map(const Geometry& geo, double epsilon, Factor kind) {
+// exp(-C_k / epsilon) on every axis.
+struct GibbsFactors {
   Buffer matrix[3];
-  for (int k = 0; k < 3; ++k) {
-    const int64_t n = geo.n[k], m = geo.m[k], size = n * m;
-    const double* cost = geo.cost[k];
-    Buffer& x = matrix[k];
-    x.resize(padded(size));
-    for (int64_t i = 0; i < size; ++i) x[i] = -cost[i] / epsilon;
-    for (int64_t i = 0; i < size; i += W) store(&x[i], vexp(load(&x[i])));
-    if (kind == Factor::kTimesCost)
-      for (int64_t i = 0; i < size; ++i) x[i] *= cost[i];
-    if (kind == Factor::kAdjoint) {
-      const Buffer kernel = x;
-      for (int64_t j = 0; j < m; ++j)
-        for (int64_t i = 0; i < n; ++i) x[j * n + i] = kernel[i * m + j];
+  GibbsFactors(const Geometry& geo, double epsilon) {
+    const double scale = -1.0 / epsilon;
+    for (int k = 0; k < 3; ++k) {
+      const int64_t size = geo.n[k] * geo.m[k];
+      matrix[k].resize(padded(size));
+      for (int64_t i = 0; i < size; ++i) matrix[k][i] = geo.cost[k][i] * scale;
+      for (int64_t i = 0; i < size; i += W) store(&matrix[k][i], vexp(load(&matrix[k][i])));
     }
   }
-  if (kind == Factor::kAdjoint) return SeparableMap(geo.n, geo.m, matrix);
-  return SeparableMap(geo.m, geo.n, matrix);
-}
+  void transpose(const Geometry& geo) {
+    for (int k = 0; k < 3; ++k) {
+      const Buffer kernel = matrix[k];
+      for (int64_t j = 0; j < geo.m[k]; ++j)
+        for (int64_t i = 0; i < geo.n[k]; ++i)
+          matrix[k][j * geo.n[k] + i] = kernel[i * geo.m[k] + j];
+    }
+  }
+  void times_cost(const Geometry& geo) {
+    for (int k = 0; k < 3; ++k)
+      for (int64_t i = 0; i < geo.n[k] * geo.m[k]; ++i) matrix[k][i] *= geo.cost[k][i];
+  }
+};
 
 class ScalingKernel {
  public:
   ScalingKernel(const Geometry& geo, double epsilon)
-      : geo_(geo),
-        epsilon_(epsilon),
-        forward_(gibbs_map(geo, epsilon, Factor::kKernel)),
-        backward_(gibbs_map(geo, epsilon, Factor::kAdjoint)) {
+      : geo_(geo), epsilon_(epsilon) {
+    GibbsFactors factors(geo, epsilon);
+    forward_ = SeparableMap(geo.m, geo.n, factors.matrix);
+    factors.transpose(geo);
+    backward_ = SeparableMap(geo.n, geo.m, factors.matrix);
     forward_.reserve(forward_between_);
     backward_.reserve(backward_between_);
   }
@@ -64,7 +67,9 @@ class ScalingKernel {
   double cost(Team& team, const Trace& forward, const Trace& backward) {
     if (weighted_.empty() || scratch_.empty())
       team.once([&] {
-        weighted_ = gibbs_map(geo_, epsilon_, Factor::kTimesCost);
+        GibbsFactors factors(geo_, epsilon_);
+        factors.times_cost(geo_);
+        weighted_ = SeparableMap(geo_.m, geo_.n, factors.matrix);
         scratch_.resize(std::max(forward_between_[0].size(), size_t(geo_.n.size())));
       });
     Vec total{};

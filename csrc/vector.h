@@ -8,8 +8,6 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <new>
-#include <vector>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -148,28 +146,6 @@ inline Vec vlog(Vec x) {
   y = select(x < std::numeric_limits<double>::min(), splat(-kInf), y);
   return select(x == kInf, splat(kInf), y);
 }
-
-// An array whose vectors do not straddle cache lines.
-template <class T>
-struct AlignedAllocator {
-  using value_type = T;
-  AlignedAllocator() = default;
-  template <class U>
-  AlignedAllocator(const AlignedAllocator<U>&) {}
-  T* allocate(size_t n) {
-    return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64)));
-  }
-  void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t(64)); }
-  template <class U>
-  bool operator==(const AlignedAllocator<U>&) const {
-    return true;
-  }
-  template <class U>
-  bool operator!=(const AlignedAllocator<U>&) const {
-    return false;
-  }
-};
-using Buffer = std::vector<double, AlignedAllocator<double>>;
 
 // Subnormal operands cost hundreds of cycles and carry no information here.
 class FlushSubnormals {

@@ -155,3 +155,18 @@ def _solve(
         )
     reals = (t.to(dtype) for t in (f, g, cost, value, error))
     return *reals, n_iters, converged, log_domain, coarse_work
+
+
+def normalise(x: Tensor, batch: int) -> tuple[Tensor, Tensor, bool]:
+    x = x.contiguous()
+    out = torch.empty(x.shape, dtype=torch.float64)
+    total = torch.empty(batch, dtype=torch.float64)
+    valid = getattr(cpu_library(), f"normalise_{cpu_isa()}")(
+        _i64(batch),
+        _i64(x.numel() // batch),
+        _pointer(x.data_ptr()),
+        _int(x.dtype is torch.float32),
+        _int(torch.get_num_threads()),
+        *(_pointer(t.data_ptr()) for t in (out, total)),
+    )
+    return out, total, bool(valid)

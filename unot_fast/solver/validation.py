@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry import Geometry
+from unot_fast.ops import normalise
 
 
 @dataclass(frozen=True)
@@ -44,48 +45,49 @@ def prepare(
         raise TypeError(
             f"geom must be a Geometry such as unot_fast.Grid; got {type(geom).__name__}"
         )
-    a = _measure("a", a, geom.shape, validate)
-    b = _measure("b", b, geom.target_shape, validate)
+    a = _measure("a", a, geom.shape)
+    b = _measure("b", b, geom.target_shape)
     if a.device != b.device:
         raise ValueError(f"b must be on the device of a; got {b.device} and {a.device}")
     dtype = _result_dtype(a, b, dtype)
     d = len(geom.shape)
     lead_a, lead_b = a.shape[: a.ndim - d], b.shape[: b.ndim - d]
     epsilon = _epsilon(epsilon, a.device, geom.max_cost, validate)
-    try:
-        batch_shape = torch.broadcast_shapes(lead_a, lead_b, epsilon.shape)
-    except RuntimeError:
-        raise ValueError(
-            f"a, b and epsilon must have leading dimensions that broadcast; got {tuple(lead_a)}, "
-            f"{tuple(lead_b)} and {tuple(epsilon.shape)}"
-        ) from None
+    batch_shape = lead_a
+    if lead_a != lead_b or epsilon.ndim:
+        try:
+            batch_shape = torch.broadcast_shapes(lead_a, lead_b, epsilon.shape)
+        except RuntimeError:
+            raise ValueError(
+                "a, b and epsilon must have leading dimensions that broadcast; got "
+                f"{tuple(lead_a)}, {tuple(lead_b)} and {tuple(epsilon.shape)}"
+            ) from None
 
     work = torch.promote_types(dtype, torch.float32)
-    total_a, total_b = _total("a", a, d, validate), _total("b", b, d, validate)
+    exact = a.dtype is b.dtype is torch.float64
+    (a, total_a), (b, total_b) = _masses("a", a, d, validate), _masses("b", b, d, validate)
     if validate and not normalize:
-        rtol = 1e-5 if torch.float64 not in (a.dtype, b.dtype) or a.dtype != b.dtype else 1e-9
-        gap = ((total_a - total_b).abs() / total_a).max() if lead_a.numel() * lead_b.numel() else 0
-        if gap > rtol:
+        if not torch.allclose(total_b, total_a, rtol=1e-9 if exact else 1e-5, atol=0):
+            gap = float(((total_a - total_b).abs() / total_a).max())
             raise ValueError(
-                f"a and b must have equal totals (relative gap {float(gap):.1e}); "
+                f"a and b must have equal totals (relative gap {gap:.1e}); "
                 "pass normalize=True to scale both to 1"
             )
 
-    def flatten(x: Tensor, total: Tensor) -> Tensor:
-        x = x.contiguous().double() / total.view(*total.shape, *(1,) * d)
+    def flatten(x: Tensor) -> Tensor:
         return x.expand(*batch_shape, *x.shape[-d:]).reshape(-1, *x.shape[-d:]).to(work)
 
     total = torch.ones_like(total_a) if normalize else total_a
     return Problems(
-        a=flatten(a, total_a),
-        b=flatten(b, total_b),
+        a=flatten(a),
+        b=flatten(b),
         epsilon=epsilon.expand(batch_shape).reshape(-1),
         total=total.expand(batch_shape).reshape(-1),
         batch_shape=batch_shape,
     )
 
 
-def _measure(name: str, x: Tensor, shape: tuple[int, ...], validate: bool) -> Tensor:
+def _measure(name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
     if not isinstance(x, Tensor):
         try:
             x = torch.as_tensor(x)
@@ -103,26 +105,30 @@ def _measure(name: str, x: Tensor, shape: tuple[int, ...], validate: bool) -> Te
             f"{name} must have shape (..., {', '.join(map(str, shape))}) for this geometry; "
             f"got {tuple(x.shape)}"
         )
-    if validate and x.numel():
-        low = float(x.detach().amin())  # NaN goes through; infinity shows in the total
-        if not low >= 0:
-            kind = "NaN" if math.isnan(low) else "negative"
-            raise ValueError(f"{name} must hold finite, non-negative masses; it has {kind} entries")
     return x
 
 
-def _total(name: str, x: Tensor, d: int, validate: bool) -> Tensor:
+def _masses(name: str, x: Tensor, d: int, validate: bool) -> tuple[Tensor, Tensor]:
+    """Masses of total 1 and what they summed to, both in float64."""
+    if validate and (normalised := normalise(x, d)):
+        return normalised
     total = x.double().sum(tuple(range(x.ndim - d, x.ndim)))
-    values = total.detach()
-    if not validate:
-        return total
-    low, high = (float(x) for x in torch.aminmax(values)) if values.numel() else (1.0, 1.0)
+    if validate and x.numel():
+        _check_values(name, x.detach(), total.detach())
+    return x.contiguous().double() / total.view(*total.shape, *(1,) * d), total
+
+
+def _check_values(name: str, x: Tensor, total: Tensor) -> None:
+    smallest = float(x.amin())  # NaN goes through; infinity shows in the total
+    if not smallest >= 0:
+        kind = "NaN" if math.isnan(smallest) else "negative"
+        raise ValueError(f"{name} must hold finite, non-negative masses; it has {kind} entries")
+    low, high = (float(t) for t in torch.aminmax(total))
     if not low > 0:
         raise ValueError(f"{name} must have positive total mass in every problem; one is zero")
     if high == math.inf:
         kind = "infinite entries" if x.isinf().any() else "a total that overflows"
         raise ValueError(f"{name} must hold finite, non-negative masses; it has {kind}")
-    return total
 
 
 def _epsilon(
@@ -134,7 +140,8 @@ def _epsilon(
         raise TypeError(f"epsilon must be a number or a tensor; got {epsilon!r}") from error
     if not validate or value.numel() == 0:
         return value
-    low, high = (float(x) for x in torch.aminmax(value))  # NaN goes through both
+    # NaN goes through both.
+    low, high = [float(value)] * 2 if value.ndim == 0 else map(float, torch.aminmax(value))
     if not 0 < low <= high < math.inf:
         raise ValueError("epsilon must be positive and finite")
     # Potentials are known to 1e-16 of the largest exponent, max_cost / epsilon nats.

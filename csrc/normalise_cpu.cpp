@@ -1,0 +1,56 @@
+// Masses scaled to total 1.
+
+#include <cmath>
+
+#include "team.h"
+
+namespace {
+
+// The total, or NaN where an entry is negative or NaN, or the total is not positive and finite.
+template <class T>
+double valid_total(const T* x, int64_t count) {
+  double sums[W] = {};
+  T lows[W] = {};
+  int64_t i = 0;
+  for (; i + W <= count; i += W)
+    for (int j = 0; j < W; ++j) {
+      sums[j] += double(x[i + j]);
+      lows[j] = x[i + j] < lows[j] ? x[i + j] : lows[j];
+    }
+  for (int j = 0; i + j < count; ++j) {
+    sums[j] += double(x[i + j]);
+    lows[j] = x[i + j] < lows[j] ? x[i + j] : lows[j];
+  }
+  double total = 0, low = 0;
+  for (int j = 0; j < W; ++j) {
+    total += sums[j];
+    low = std::min(low, double(lows[j]));
+  }
+  return low == 0 && total > 0 && total < kInf ? total : std::nan("");
+}
+
+template <class T>
+int normalise(int64_t batch, int64_t count, const T* x, int threads, double* out, double* total) {
+  std::atomic<bool> all{true};
+  for_each_problem(
+      batch, threads, false, [] { return new char; },
+      [&](Team&, int64_t i, char&) {
+        const T* from = x + i * count;
+        double* to = out + i * count;
+        total[i] = valid_total(from, count);
+        if (std::isnan(total[i])) all = false;
+        const double scale = 1.0 / total[i];
+        for (int64_t j = 0; j < count; ++j) to[j] = double(from[j]) * scale;
+      });
+  return all;
+}
+
+}  // namespace
+
+// x is (batch, count), of doubles or floats. Returns whether every entry is >= 0 and every total
+// positive and finite.
+extern "C" int PER_ISA(normalise)(int64_t batch, int64_t count, const void* x, int is_float,
+                                  int threads, double* out, double* total) {
+  return is_float ? normalise(batch, count, static_cast<const float*>(x), threads, out, total)
+                  : normalise(batch, count, static_cast<const double*>(x), threads, out, total);
+}
