@@ -1,4 +1,4 @@
-// Arrays of doubles on cache-line boundaries, whose memory is reused from call to call.
+// Arrays on cache-line boundaries, whose memory is reused from call to call.
 #pragma once
 
 #include <cstddef>
@@ -65,6 +65,8 @@ struct CachedAllocator {
     return false;
   }
 };
-using Buffer = std::vector<double, CachedAllocator<double>>;
+template <class T>
+using Array = std::vector<T, CachedAllocator<T>>;
+using Buffer = Array<double>;
 
 }  // namespace

@@ -62,7 +62,7 @@ inline Moments moments(const double* mass, const Shape& s, const double* const* 
   for (int k = 0; k < 3; ++k) mid[k] = 0.5 * (x[k][0] + x[k][s[k] - 1]);
   for (int64_t i = 0; i < s[0]; ++i)
     for (int64_t j = 0; j < s[1]; ++j) {
-      const double* row = mass + (i * s[1] + j) * s.ld();
+      const double* row = mass + (i * s[1] + j) * stride<double>(s);
       double w = 0, w2 = 0, w22 = 0;
       for (int64_t k = 0; k < s[2]; ++k) {
         const double z = x[2][k] - mid[2];
@@ -102,7 +102,7 @@ inline void gaussian_potential(const double* a, const Shape& n, const double* co
   const Matrix3 slope = root * inner * root;
   for (int64_t i = 0; i < m[0]; ++i)
     for (int64_t j = 0; j < m[1]; ++j)
-      for (int64_t k = 0; k < m.ld(); ++k) {
+      for (int64_t k = 0; k < stride<double>(m); ++k) {
         const double at[3] = {y[0][i], y[1][j], y[2][std::min(k, m[2] - 1)]};
         double value = 0;
         for (int p = 0; p < 3; ++p) {
@@ -110,7 +110,7 @@ inline void gaussian_potential(const double* a, const Shape& n, const double* co
           for (int r = 0; r < 3; ++r)
             value -= slope.at[p][r] * (at[p] - mb.mean[p]) * (at[r] - mb.mean[r]);
         }
-        g[(i * m[1] + j) * m.ld() + k] = value;
+        g[(i * m[1] + j) * stride<double>(m) + k] = value;
       }
 }
 

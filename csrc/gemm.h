@@ -1,4 +1,4 @@
-// C = A B in double precision for the shapes of a separable kernel: row-major, any M and K, N a
+// C = A B for the shapes of a separable kernel: row-major, any M and K, N a
 // multiple of the vector width (rows are padded).
 //
 // Column panels of B are walked by a register tile of MR rows x NV vectors. A panel is copied to
@@ -23,28 +23,28 @@ constexpr int64_t kPackAbove = 40 * 1024;  // bytes of B
 // Deeper products go in blocks of A, height x depth, that stay in the second-level cache.
 constexpr int64_t kBlockAbove = 320, kDepth = 256, kHeight = 192;
 
-template <int R, int V>
-inline void tile(int64_t K, const double* A, int64_t lda, const double* B, int64_t ldb, double* C,
+template <int R, int V, class T>
+inline void tile(int64_t K, const T* A, int64_t lda, const T* B, int64_t ldb, T* C,
                  int64_t ldc, bool add) {
-  Vec c[R][V];
+  Vec<T> c[R][V];
   for (int i = 0; i < R; ++i)
-    for (int j = 0; j < V; ++j) c[i][j] = add ? load(C + i * ldc + j * W) : Vec{};
+    for (int j = 0; j < V; ++j) c[i][j] = add ? load(C + i * ldc + j * W<T>) : Vec<T>{};
   for (int64_t k = 0; k < K; ++k) {
-    Vec b[V];
-    for (int j = 0; j < V; ++j) b[j] = load(B + k * ldb + j * W);
+    Vec<T> b[V];
+    for (int j = 0; j < V; ++j) b[j] = load(B + k * ldb + j * W<T>);
     for (int i = 0; i < R; ++i) {
-      Vec a = splat(A[i * lda + k]);
+      const Vec<T> a = splat(A[i * lda + k]);
       for (int j = 0; j < V; ++j) c[i][j] += a * b[j];
     }
   }
   for (int i = 0; i < R; ++i)
-    for (int j = 0; j < V; ++j) store(C + i * ldc + j * W, c[i][j]);
+    for (int j = 0; j < V; ++j) store(C + i * ldc + j * W<T>, c[i][j]);
 }
 
 // The last M < R rows in one tile of exactly that many.
-template <int R, int V>
-inline void remainder(int64_t M, int64_t K, const double* A, int64_t lda, const double* B,
-                      int64_t ldb, double* C, int64_t ldc, bool add) {
+template <int R, int V, class T>
+inline void remainder(int64_t M, int64_t K, const T* A, int64_t lda, const T* B, int64_t ldb,
+                      T* C, int64_t ldc, bool add) {
   if constexpr (R > 1) {
     if (M == R - 1)
       tile<R - 1, V>(K, A, lda, B, ldb, C, ldc, add);
@@ -53,17 +53,17 @@ inline void remainder(int64_t M, int64_t K, const double* A, int64_t lda, const 
   }
 }
 
-template <int R, int V>
-inline void rows(int64_t M, int64_t K, const double* A, int64_t lda, const double* B, int64_t ldb,
-                 double* C, int64_t ldc, bool add) {
+template <int R, int V, class T>
+inline void rows(int64_t M, int64_t K, const T* A, int64_t lda, const T* B, int64_t ldb, T* C,
+                 int64_t ldc, bool add) {
   int64_t i = 0;
   for (; i + R <= M; i += R) tile<R, V>(K, A + i * lda, lda, B, ldb, C + i * ldc, ldc, add);
   if (i < M) remainder<R, V>(M - i, K, A + i * lda, lda, B, ldb, C + i * ldc, ldc, add);
 }
 
-template <int V>
-inline void panel(int vectors, int64_t M, int64_t K, const double* A, int64_t lda, const double* B,
-                  int64_t ldb, double* C, int64_t ldc, bool add) {
+template <int V, class T>
+inline void panel(int vectors, int64_t M, int64_t K, const T* A, int64_t lda, const T* B,
+                  int64_t ldb, T* C, int64_t ldc, bool add) {
   // A narrow panel takes more rows, to keep enough independent sums in flight.
   constexpr int R = V == 1 ? 2 * MR : V == 2 && NV > 2 ? MR + 2 : MR;
   if (vectors == V) return rows<R, V>(M, K, A, lda, B, ldb, C, ldc, add);
@@ -71,36 +71,37 @@ inline void panel(int vectors, int64_t M, int64_t K, const double* A, int64_t ld
 }
 
 // Rows [from, to) of the product.
-inline void gemm(int64_t from, int64_t to, int64_t N, int64_t K, const double* A, int64_t lda,
-                 const double* B, int64_t ldb, double* C, int64_t ldc) {
+template <class T>
+void gemm(int64_t from, int64_t to, int64_t N, int64_t K, const T* A, int64_t lda, const T* B,
+          int64_t ldb, T* C, int64_t ldc) {
   if (from >= to) return;
-  const bool pack = K * ldb * int64_t(sizeof(double)) > kPackAbove;
+  const bool pack = K * ldb * int64_t(sizeof(T)) > kPackAbove;
   const bool blocked = K > kBlockAbove;
   const int64_t depth = blocked ? kDepth : K, height = blocked ? kHeight : to - from;
-  static thread_local Buffer packed_b, packed_a;
-  if (pack && int64_t(packed_b.size()) < depth * NV * W) packed_b.resize(depth * NV * W);
+  static thread_local Array<T> packed_b, packed_a;
+  if (pack && int64_t(packed_b.size()) < depth * NV * W<T>) packed_b.resize(depth * NV * W<T>);
   if (blocked) packed_a.resize(kHeight * kDepth);
   for (int64_t k0 = 0; k0 < K; k0 += depth) {
     const int64_t k = std::min(depth, K - k0);
     for (int64_t r0 = from; r0 < to; r0 += height) {
       const int64_t r = std::min(height, to - r0);
-      const double* a = A + r0 * lda + k0;
+      const T* a = A + r0 * lda + k0;
       int64_t a_stride = lda;
       if (blocked) {  // rows a power of two apart would share the sets of a cache
         for (int64_t i = 0; i < r; ++i)
-          std::memcpy(&packed_a[i * k], a + i * lda, k * sizeof(double));
+          std::memcpy(&packed_a[i * k], a + i * lda, k * sizeof(T));
         a = packed_a.data();
         a_stride = k;
       }
-      for (int64_t column = 0; column < N; column += NV * W) {
-        const int v = int(std::min<int64_t>(NV, (N - column) / W));
-        const double* b = B + k0 * ldb + column;
+      for (int64_t column = 0; column < N; column += NV * W<T>) {
+        const int v = int(std::min<int64_t>(NV, (N - column) / W<T>));
+        const T* b = B + k0 * ldb + column;
         int64_t b_stride = ldb;
         if (pack) {
           for (int64_t j = 0; j < k; ++j)
-            std::memcpy(&packed_b[j * v * W], b + j * ldb, v * W * sizeof(double));
+            std::memcpy(&packed_b[j * v * W<T>], b + j * ldb, v * W<T> * sizeof(T));
           b = packed_b.data();
-          b_stride = v * W;
+          b_stride = v * W<T>;
         }
         panel<NV>(v, r, k, a, a_stride, b, b_stride, C + r0 * ldc + column, ldc, k0 > 0);
       }

@@ -23,7 +23,7 @@ class LogKernel {
         }
     }
     const int64_t lines = std::max(geo.n[0], geo.m[0]) * std::max(geo.n[1], geo.m[1]);
-    const int64_t size = std::max(geo.n.ld(), geo.m.ld()) * padded(lines);
+    const int64_t size = std::max(stride<double>(geo.n), stride<double>(geo.m)) * padded<double>(lines);
     for (Buffer* b : {&x_, &y_, &mean_x_, &mean_y_}) b->resize(size);
   }
 
@@ -45,24 +45,24 @@ class LogKernel {
                        const double* x, const double* mean, double* out, double* mean_out) {
     for (int64_t i = 0; i < to; ++i) {
       const double* ci = c + i * in;
-      Vec top[V];
+      Vec<double> top[V];
       for (int v = 0; v < V; ++v) top[v] = splat(-1e300);  // finite: an empty sum gives -inf below
       for (int64_t j = 0; j < in; ++j)
-        for (int v = 0; v < V; ++v) top[v] = vmax(top[v], load(x + j * R + v * W) - ci[j]);
-      Vec sum[V] = {}, weighted[V] = {};
+        for (int v = 0; v < V; ++v) top[v] = vmax(top[v], load(x + j * R + v * W<double>) - ci[j]);
+      Vec<double> sum[V] = {}, weighted[V] = {};
       for (int64_t j = 0; j < in; ++j) {
         for (int v = 0; v < V; ++v) {
-          Vec t = load(x + j * R + v * W) - ci[j] - top[v];
+          Vec<double> t = load(x + j * R + v * W<double>) - ci[j] - top[v];
           if (!any(t > -45.0)) continue;
-          Vec e = vexp(t);
+          Vec<double> e = vexp(t);
           sum[v] += e;
-          if constexpr (kMean) weighted[v] += e * (load(mean + j * R + v * W) + cost[i * in + j]);
+          if constexpr (kMean) weighted[v] += e * (load(mean + j * R + v * W<double>) + cost[i * in + j]);
         }
       }
       for (int v = 0; v < V; ++v) {
-        store(out + i * R + v * W, top[v] + vlog(sum[v]));
+        store(out + i * R + v * W<double>, top[v] + vlog(sum[v]));
         if constexpr (kMean)
-          store(mean_out + i * R + v * W, select(sum[v] > 0.0, weighted[v] / sum[v], Vec{}));
+          store(mean_out + i * R + v * W<double>, select(sum[v] > 0.0, weighted[v] / sum[v], Vec<double>{}));
       }
     }
   }
@@ -71,16 +71,16 @@ class LogKernel {
   template <bool kMean>
   void leading(Team& team, int k, int64_t slices, int64_t in, int64_t to, int64_t R,
                const Buffer& c) {
-    const int64_t blocks = (R + 2 * W - 1) / (2 * W);
+    const int64_t blocks = (R + 2 * W<double> - 1) / (2 * W<double>);
     const auto [from, to_block] = team.share(slices * blocks);
     for (int64_t b = from; b < to_block; ++b) {
-      const int64_t slice = b / blocks, r = b % blocks * 2 * W;
+      const int64_t slice = b / blocks, r = b % blocks * 2 * W<double>;
       const int64_t at = slice * in * R + r, out_at = slice * to * R + r;
       const auto run = [&](auto width) {
         contract<kMean, decltype(width)::value>(in, to, R, c.data(), cost_[k], &x_[at],
                                                 &mean_x_[at], &y_[out_at], &mean_y_[out_at]);
       };
-      if (r + 2 * W <= R)
+      if (r + 2 * W<double> <= R)
         run(std::integral_constant<int, 2>());
       else
         run(std::integral_constant<int, 1>());
@@ -106,21 +106,21 @@ class LogKernel {
   template <bool kMean>
   void apply(Team& team, const Buffer* c, const Shape& in, const Shape& to, const double* h,
              double* out, double* mean) {
-    const int64_t lines = in.lines(), R = padded(lines);
-    transpose(team, h, lines, in[2], in.ld(), x_.data(), R);
+    const int64_t lines = in.lines(), R = padded<double>(lines);
+    transpose(team, h, lines, in[2], stride<double>(in), x_.data(), R);
     if constexpr (kMean) {
       const auto [from, end] = team.share(in[2]);
       std::fill(&mean_x_[from * R], &mean_x_[from * R] + (end - from) * R, 0.0);
     }
     team.barrier();
     leading<kMean>(team, 2, 1, in[2], to[2], R, c[2]);
-    transpose(team, x_.data(), to[2], lines, R, y_.data(), to.ld());
+    transpose(team, x_.data(), to[2], lines, R, y_.data(), stride<double>(to));
     if constexpr (kMean)
-      transpose(team, mean_x_.data(), to[2], lines, R, mean_y_.data(), to.ld());
+      transpose(team, mean_x_.data(), to[2], lines, R, mean_y_.data(), stride<double>(to));
     finish_stage(team);
-    if (in[1] * to[1] > 1) leading<kMean>(team, 1, in[0], in[1], to[1], to.ld(), c[1]);
-    if (in[0] * to[0] > 1) leading<kMean>(team, 0, 1, in[0], to[0], to[1] * to.ld(), c[0]);
-    const auto [from, end] = team.share(to.size());
+    if (in[1] * to[1] > 1) leading<kMean>(team, 1, in[0], in[1], to[1], stride<double>(to), c[1]);
+    if (in[0] * to[0] > 1) leading<kMean>(team, 0, 1, in[0], to[0], to[1] * stride<double>(to), c[0]);
+    const auto [from, end] = team.share(size<double>(to));
     std::copy(&x_[from], &x_[from] + (end - from), out + from);
     if constexpr (kMean) std::copy(&mean_x_[from], &mean_x_[from] + (end - from), mean + from);
     team.barrier();
@@ -132,66 +132,72 @@ class LogKernel {
   Buffer x_, y_, mean_x_, mean_y_;
 };
 
-// The same for one array: in the scaling domain where all sums are in range, in the log domain
-// otherwise.
-class LogSumExp {
+// K x for K = exp(-C / epsilon), with the kernel of the last epsilon kept.
+template <class T>
+class GibbsProduct {
  public:
-  explicit LogSumExp(const Geometry& geo) : geo_(geo) {}
+  explicit GibbsProduct(const Geometry& geo) : geo_(geo) {}
 
-  void operator()(Team& team, const double* h, double epsilon, double* out) {
-    prepare(team, epsilon);
-    if (!in_scaling_domain(team, h, out)) {
-      team.once([&] { log_.emplace(geo_, epsilon); });
-      log_->forward(team, h, out);
-    }
-  }
-
-  // out = exp(-C / epsilon) x where that is in range, which is returned.
-  bool product(Team& team, const double* x, double epsilon, double* out) {
-    prepare(team, epsilon);
-    const double* before[3];
+  // Whether all of out is in range. In single precision out is scaled by some constant.
+  bool operator()(Team& team, const T* x, double epsilon, T* out) {
+    if (epsilon != epsilon_)
+      team.once([&] {
+        map_ = SeparableMap<T>(geo_.m, geo_.n, GibbsFactors<T>(geo_, epsilon).matrix);
+        map_.reserve(between_);
+        epsilon_ = epsilon;
+      });
+    const T* before[3];
     map_.apply(team, kLastFirst, x, out, between_, before);
-    Vec low = splat(kInf), high = splat(0.0);
-    const auto [from, to] = team.share(geo_.n.size(), W);
-    for (int64_t i = from; i < to; i += W) {
+    Vec<T> low = splat(std::numeric_limits<T>::infinity()), high{};
+    const auto [from, to] = team.share(size<T>(geo_.n), W<T>);
+    for (int64_t i = from; i < to; i += W<T>) {
       low = vmin(low, load(out + i));
       high = vmax(high, load(out + i));
     }
-    const bool mine = from == to || (hmin(low) > kTiny && hmax(high) < kHuge);
+    const bool mine = from == to || (hmin(low) > Range<T>::tiny && hmax(high) < Range<T>::huge);
     return team.combine(mine, [](bool p, bool q) { return p && q; });
   }
 
  private:
-  void prepare(Team& team, double epsilon) {
-    if (epsilon == epsilon_) return;
-    team.once([&] {
-      map_ = SeparableMap(geo_.m, geo_.n, GibbsFactors(geo_, epsilon).matrix);
-      map_.reserve(between_);
-      x_.resize(geo_.m.size());
-      epsilon_ = epsilon;
-    });
+  const Geometry& geo_;
+  double epsilon_ = 0;
+  SeparableMap<T> map_;
+  Array<T> between_[2];
+};
+
+// log K exp(h): in the scaling domain where all sums are in range, in the log domain otherwise.
+class LogSumExp {
+ public:
+  explicit LogSumExp(const Geometry& geo) : geo_(geo), product_(geo), x_(size<double>(geo.m)) {}
+
+  void operator()(Team& team, const double* h, double epsilon, double* out) {
+    if (in_scaling_domain(team, h, epsilon, out)) return;
+    team.once([&] { log_.emplace(geo_, epsilon); });
+    log_->forward(team, h, out);
   }
 
-  bool in_scaling_domain(Team& team, const double* h, double* out) {
-    Vec top = splat(-kInf);
-    const auto [from, to] = team.share(geo_.m.size(), W);
-    for (int64_t i = from; i < to; i += W) top = vmax(top, load(h + i));
+ private:
+  bool in_scaling_domain(Team& team, const double* h, double epsilon, double* out) {
+    if (geo_.max_axis_cost > Range<double>::deepest * epsilon) return false;
+    Vec<double> top = splat(-kInf);
+    const auto [from, to] = team.share(size<double>(geo_.m), W<double>);
+    for (int64_t i = from; i < to; i += W<double>) top = vmax(top, load(h + i));
     const double shift =
         team.combine(hmax(top), [](double x, double y) { return std::max(x, y); });
     if (!(std::abs(shift) < kInf)) return false;
-    for (int64_t i = from; i < to; i += W) store(&x_[i], vexp(load(h + i) - shift));
+    for (int64_t i = from; i < to; i += W<double>) store(&x_[i], vexp(load(h + i) - shift));
     team.barrier();
-    if (!product(team, x_.data(), epsilon_, out)) return false;
-    const auto [first, last] = team.share(geo_.n.size(), W);
-    for (int64_t i = first; i < last; i += W) store(out + i, vlog(load(out + i)) + shift);
+    if (!product_(team, x_.data(), epsilon, out)) return false;
+    const auto [first, last] = team.share(size<double>(geo_.n), W<double>);
+    for (int64_t i = first; i < last; i += W<double>)
+      store(out + i, vlog(load(out + i)) + shift);
     team.barrier();
     return true;
   }
 
   const Geometry& geo_;
-  double epsilon_ = 0;
-  SeparableMap map_;
-  Buffer between_[2], x_;
+  GibbsProduct<double> product_;
+  Buffer x_;
   std::optional<LogKernel> log_;
 };
 

@@ -29,7 +29,7 @@ namespace {
 class Pooling {
  public:
   Pooling(const Shape& fine, const Shape& coarse, int d, const double* const* pools)
-      : fine_(fine), coarse_(coarse), last_(fine[2] * coarse.ld()) {
+      : fine_(fine), coarse_(coarse), last_(fine[2] * stride<double>(coarse)) {
     static const double one = 1;
     const double* pool[3];
     for (int k = 0; k < 3; ++k) pool[k] = k < 3 - d ? &one : pools[k - 3 + d];
@@ -42,13 +42,13 @@ class Pooling {
         runs_[k].push_back({from, {row + from, row + to}});
       }
     for (int64_t r = 0; r < coarse[2]; ++r)
-      for (int64_t c = 0; c < fine[2]; ++c) last_[c * coarse.ld() + r] = pool[2][r * fine[2] + c];
-    between_[0].resize(fine[1] * fine.ld());
-    between_[1].resize(coarse[0] * coarse[1] * fine.ld());
+      for (int64_t c = 0; c < fine[2]; ++c) last_[c * stride<double>(coarse) + r] = pool[2][r * fine[2] + c];
+    between_[0].resize(fine[1] * stride<double>(fine));
+    between_[1].resize(coarse[0] * coarse[1] * stride<double>(fine));
   }
 
   void operator()(const double* x, double* out) {
-    const int64_t ld = fine_.ld(), plane = fine_[1] * ld;
+    const int64_t ld = stride<double>(fine_), plane = fine_[1] * ld;
     double *first = between_[0].data(), *middle = between_[1].data();
     for (const Run& run : runs_[0]) {
       add(run, plane, x, first);
@@ -57,8 +57,8 @@ class Pooling {
         middle += ld;
       }
     }
-    gemm(0, coarse_.lines(), coarse_.ld(), fine_[2], between_[1].data(), ld, last_.data(),
-         coarse_.ld(), out, coarse_.ld());
+    gemm(0, coarse_.lines(), stride<double>(coarse_), fine_[2], between_[1].data(), ld, last_.data(),
+         stride<double>(coarse_), out, stride<double>(coarse_));
   }
 
  private:
@@ -68,8 +68,8 @@ class Pooling {
   };
   static void add(const Run& run, int64_t length, const double* x, double* out) {
     x += run.from * length;
-    for (int64_t j = 0; j < length; j += W) {
-      Vec sum{};
+    for (int64_t j = 0; j < length; j += W<double>) {
+      Vec<double> sum{};
       for (size_t q = 0; q < run.weight.size(); ++q)
         sum += run.weight[q] * load(x + q * length + j);
       store(out + j, sum);
@@ -88,21 +88,23 @@ struct Level {
   double epsilon_floor, work;
   Workspace space;
   Solver solve;
-  LogSumExp prolong;
+  GibbsProduct<float> prolong_single;
+  GibbsProduct<double> prolong_double;
+  LogSumExp prolong_log;
 
   Level(Geometry own, Geometry to_finer, Pooling source, Pooling target, double floor,
         double share)
       : geo(own), prolongation(to_finer), pool_source(std::move(source)),
         pool_target(std::move(target)), epsilon_floor(floor), work(share), space(geo), solve(geo),
-        prolong(prolongation) {}
+        prolong_single(prolongation), prolong_double(prolongation), prolong_log(prolongation) {}
   Level(const Level&) = delete;  // its members refer to each other
 };
 
 class Pyramid {
  public:
-  Pyramid(const PyramidArguments& args, const Geometry& grid, int d)
+  Pyramid(const PyramidArguments& args, const Geometry& grid, int d, bool single)
       : grid_(grid), gaussian_(args.gaussian) {
-    options_ = {args.tol, kMarginalNoCost, int(args.max_iter), 0.0};
+    options_ = {args.tol, kMarginalNoCost, int(args.max_iter), 0.0, single};
     const double* next = args.matrices;
     // The next matrices of the list, one per axis.
     const auto take = [&](const Shape& rows, const Shape& columns) {
@@ -133,7 +135,7 @@ class Pyramid {
         (s == &fine_n ? x_ : y_)[k] = k < 3 - d ? &zero : next;
         if (k >= 3 - d) next += (*s)[k];
       }
-    h_.resize(grid.n.size());
+    h_.resize(size<double>(grid.n));
   }
 
   // From the masses in p, its start: potentials in nats of epsilon, or scalings. Returns the
@@ -143,24 +145,25 @@ class Pyramid {
       for (size_t l = 0; l < level_.size(); ++l) pool(l, p);
       gaussian(p, epsilon);
       work_ = 0;
-      scaled_ = false;
+      domain_ = Domain::kPotentials;
     });
     for (size_t l = level_.size(); l-- > 0;) {
       Level& level = level_[l];
       Workspace& finer = l ? level_[l - 1].space : p;
       const double own = epsilon_at(l, epsilon), next = l ? epsilon_at(l - 1, epsilon) : epsilon;
       team.call(level.geo.work() > kTogetherAbove, [&](Team& crew) {
-        State at(level.space);
-        at.scaled = scaled_;
+        State at;
+        at.domain = domain_;
         const Control done = level.solve(crew, level.space, own, options_, at);
-        const bool scaled = to_finer(crew, level, at, own, next, finer);
+        const Geometry& finer_geo = l ? level_[l - 1].geo : grid_;
+        const Domain domain = to_finer(crew, level, at, own, next, finer_geo, finer);
         crew.once([&] {
-          scaled_ = scaled;
+          domain_ = domain;
           work_ += (done.k + 0.5) * level.work;
         });
       });
     }
-    state.scaled = scaled_;
+    state.domain = domain_;
     return work_;
   }
 
@@ -185,34 +188,41 @@ class Pyramid {
   }
   // The c-transform of a level's f at the points of the next finer one. It stays a scaling where
   // epsilon does not change and the sums are in range.
-  bool to_finer(Team& team, Level& level, State& at, double epsilon, double next,
-                Workspace& finer) {
-    const Shape& to = level.prolongation.n;
-    const auto [from, end] = team.share(to.size(), W);
-    if (at.scaled && level.prolong.product(team, at.au, epsilon, finer.T.data())) {
-      for (int64_t i = from; i < end; i += W) {
-        const Vec sum = load(&finer.T[i]);
-        if (next == epsilon) {
-          const Vec v = reciprocal(sum);
-          store(&finer.v[i], v);
-          store(&finer.bv[i], v * load(&finer.b[i]));
-        } else {
-          store(&finer.g[i], vlog(sum) * (-epsilon / next));
-        }
+  Domain to_finer(Team& team, Level& level, State& at, double epsilon, double next,
+                  const Geometry& geo, Workspace& finer) {
+    Domain domain = Domain::kPotentials;
+    const auto product = [&](auto& prolong, auto& scalings, auto& out) {
+      team.once([&] { out.reserve(geo); });
+      if (!prolong(team, at.au(scalings), epsilon, out.Z.data())) return false;
+      if (next != epsilon) {
+        log_lines(team, geo.m, out.Z.data(), -epsilon / next, 0.0, finer.g.data());
+        team.barrier();
+        return true;
       }
+      using T = std::remove_reference_t<decltype(out.v[0])>;
+      const auto [from, end] = team.share(size<T>(geo.m), W<T>);
+      for (int64_t i = from; i < end; i += W<T>) store(&out.v[i], reciprocal(load(&out.Z[i])));
       team.barrier();
-      return next == epsilon;
-    }
-    to_potentials(team, level.space, at);
-    const auto [first, last] = team.share(level.geo.n.size(), W);
-    for (int64_t i = first; i < last; i += W)
+      State fresh;
+      enter_scalings<T>(team, geo, finer, fresh);
+      domain = fresh.domain;
+      return true;
+    };
+    if (at.domain == Domain::kSingle && product(level.prolong_single, level.space.single, finer.single))
+      return domain;
+    if (at.domain == Domain::kDouble && product(level.prolong_double, level.space.twice, finer.twice))
+      return domain;
+    to_potentials(team, level.geo, level.space, at);
+    const auto [first, last] = team.share(size<double>(level.geo.n), W<double>);
+    for (int64_t i = first; i < last; i += W<double>)
       store(&h_[i], vlog(load(&level.space.a[i])) + load(&level.space.f[i]));
     team.barrier();
-    level.prolong(team, h_.data(), epsilon, finer.g.data());
-    for (int64_t i = from; i < end; i += W)
+    level.prolong_log(team, h_.data(), epsilon, finer.g.data());
+    const auto [from, end] = team.share(size<double>(geo.m), W<double>);
+    for (int64_t i = from; i < end; i += W<double>)
       store(&finer.g[i], load(&finer.g[i]) * (-epsilon / next));
     team.barrier();
-    return false;
+    return domain;
   }
 
   const Geometry& grid_;
@@ -222,7 +232,7 @@ class Pyramid {
   const double *x_[3], *y_[3];
   Buffer h_;
   double work_ = 0;
-  bool scaled_ = false;  // how the last level left its result
+  Domain domain_ = Domain::kPotentials;  // of what the last level left to the next
 };
 
 }  // namespace

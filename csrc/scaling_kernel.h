@@ -7,25 +7,46 @@
 
 namespace {
 
-// A double's exponent reaches e^+-708. Sums inside (kTiny, kHuge) lose nothing to underflow:
-// what a product drops is below 1e-308, which is 1e-28 of the sum.
-constexpr double kTiny = 1e-280, kHuge = 1e280;
+// Where the scaling domain ends. Sums inside (tiny, huge) lose nothing to underflow: what a
+// product drops is below the smallest normal number, which vanishes next to such a sum. Entries of
+// a factor are all normal up to a cost of deepest epsilon on an axis.
+template <class T>
+struct Range;
+template <>
+struct Range<double> {
+  static constexpr double tiny = 1e-280, huge = 1e280, deepest = 700, spread = 600;
+};
+template <>
+struct Range<float> {
+  static constexpr double tiny = 1e-22, huge = 1e30, deepest = 100, spread = 80;
+};
 
-// exp(-C_k / epsilon) on every axis.
+// exp(-C_k / epsilon) on every axis. In single precision a factor is scaled by exp(shift), so that
+// its smallest entry is normal.
+template <class T>
 struct GibbsFactors {
-  Buffer matrix[3];
+  Array<T> matrix[3];
+  double shift = 0;  // of the product
+
   GibbsFactors(const Geometry& geo, double epsilon) {
-    const double scale = -1.0 / epsilon;
+    Buffer exponent;
     for (int k = 0; k < 3; ++k) {
       const int64_t size = geo.n[k] * geo.m[k];
-      matrix[k].resize(padded(size));
-      for (int64_t i = 0; i < size; ++i) matrix[k][i] = geo.cost[k][i] * scale;
-      for (int64_t i = 0; i < size; i += W) store(&matrix[k][i], vexp(load(&matrix[k][i])));
+      exponent.resize(padded<double>(size));
+      const double scale = -1.0 / epsilon;
+      for (int64_t i = 0; i < size; ++i) exponent[i] = geo.cost[k][i] * scale;
+      double up = 0;
+      if (std::is_same_v<T, float>)
+        up = std::max(0.0, -80 - *std::min_element(&exponent[0], &exponent[0] + size));
+      shift += up;
+      for (int64_t i = 0; i < size; i += W<double>)
+        store(&exponent[i], vexp(load(&exponent[i]) + up));
+      matrix[k].assign(&exponent[0], &exponent[0] + size);
     }
   }
   void transpose(const Geometry& geo) {
     for (int k = 0; k < 3; ++k) {
-      const Buffer kernel = matrix[k];
+      const Array<T> kernel = matrix[k];
       for (int64_t j = 0; j < geo.m[k]; ++j)
         for (int64_t i = 0; i < geo.n[k]; ++i)
           matrix[k][j * geo.n[k] + i] = kernel[i * geo.m[k] + j];
@@ -33,32 +54,36 @@ struct GibbsFactors {
   }
   void times_cost(const Geometry& geo) {
     for (int k = 0; k < 3; ++k)
-      for (int64_t i = 0; i < geo.n[k] * geo.m[k]; ++i) matrix[k][i] *= geo.cost[k][i];
+      for (int64_t i = 0; i < geo.n[k] * geo.m[k]; ++i) matrix[k][i] *= T(geo.cost[k][i]);
   }
 };
 
+// exp(-C / epsilon), times exp(shift).
+template <class T>
 class ScalingKernel {
  public:
   ScalingKernel(const Geometry& geo, double epsilon)
       : geo_(geo), epsilon_(epsilon) {
-    GibbsFactors factors(geo, epsilon);
-    forward_ = SeparableMap(geo.m, geo.n, factors.matrix);
+    GibbsFactors<T> factors(geo, epsilon);
+    shift_ = factors.shift;
+    forward_ = SeparableMap<T>(geo.m, geo.n, factors.matrix);
     factors.transpose(geo);
-    backward_ = SeparableMap(geo.n, geo.m, factors.matrix);
+    backward_ = SeparableMap<T>(geo.n, geo.m, factors.matrix);
     forward_.reserve(forward_between_);
     backward_.reserve(backward_between_);
   }
   double epsilon() const { return epsilon_; }
+  double shift() const { return shift_; }
 
   // Where the axes of the last product began. The axes of the adjoint run in the opposite order:
   // <x, K_0 K_1 K_2 y> splits after any axis into an intermediate of one and one of the other.
   struct Trace {
-    const double* before[3];
+    const T* before[3];
   };
-  void forward(Team& team, const double* y, double* out, Trace& trace) {
+  void forward(Team& team, const T* y, T* out, Trace& trace) {
     forward_.apply(team, kLastFirst, y, out, forward_between_, trace.before);
   }
-  void backward(Team& team, const double* x, double* out, Trace& trace) {
+  void backward(Team& team, const T* x, T* out, Trace& trace) {
     backward_.apply(team, kFirstFirst, x, out, backward_between_, trace.before);
   }
 
@@ -67,19 +92,19 @@ class ScalingKernel {
   double cost(Team& team, const Trace& forward, const Trace& backward) {
     if (weighted_.empty() || scratch_.empty())
       team.once([&] {
-        GibbsFactors factors(geo_, epsilon_);
+        GibbsFactors<T> factors(geo_, epsilon_);
         factors.times_cost(geo_);
-        weighted_ = SeparableMap(geo_.m, geo_.n, factors.matrix);
-        scratch_.resize(std::max(forward_between_[0].size(), size_t(geo_.n.size())));
+        weighted_ = SeparableMap<T>(geo_.m, geo_.n, factors.matrix);
+        scratch_.resize(std::max(forward_between_[0].size(), size_t(size<T>(geo_.n))));
       });
-    Vec total{};
+    Vec<T> total{};
     Shape s = geo_.m;
     for (const int k : kLastFirst) {
       if (!weighted_.acts(k)) continue;
       weighted_.axis(team, k, s, forward.before[k], scratch_.data());
       team.barrier();
-      const auto [from, to] = team.share(s.size(), W);
-      for (int64_t i = from; i < to; i += W)
+      const auto [from, to] = team.share(size<T>(s), W<T>);
+      for (int64_t i = from; i < to; i += W<T>)
         total += load(backward.before[k] + i) * load(&scratch_[i]);
       team.barrier();
     }
@@ -88,9 +113,9 @@ class ScalingKernel {
 
  private:
   const Geometry& geo_;
-  double epsilon_;
-  SeparableMap forward_, backward_, weighted_;
-  Buffer forward_between_[2], backward_between_[2], scratch_;
+  double epsilon_, shift_;
+  SeparableMap<T> forward_, backward_, weighted_;
+  Array<T> forward_between_[2], backward_between_[2], scratch_;
 };
 
 }  // namespace

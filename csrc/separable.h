@@ -18,10 +18,17 @@ struct Shape {
   int64_t n[3] = {1, 1, 1};
   int64_t operator[](int k) const { return n[k]; }
   int64_t lines() const { return n[0] * n[1]; }
-  int64_t ld() const { return padded(n[2]); }
-  int64_t size() const { return lines() * ld(); }
   int64_t count() const { return lines() * n[2]; }
 };
+
+template <class T>
+int64_t stride(const Shape& s) {
+  return padded<T>(s[2]);
+}
+template <class T>
+int64_t size(const Shape& s) {
+  return s.lines() * stride<T>(s);
+}
 
 inline Shape shape_of(int d, const int64_t* lengths) {
   Shape s;
@@ -33,13 +40,18 @@ inline Shape shape_of(int d, const int64_t* lengths) {
 struct Geometry {
   Shape n, m;
   const double* cost[3];
-  double max_cost = 0;  // sum over the axes of the largest entry
+  double max_cost = 0;  // sum over the axes of the largest entries
+  double max_axis_cost = 0;
 
   Geometry(int d, const Shape& source, const Shape& target, const double* const* costs)
       : n(source), m(target) {
     static const double zero = 0;
     for (int k = 0; k < 3; ++k) cost[k] = k < 3 - d ? &zero : costs[k - 3 + d];
-    for (int k = 0; k < 3; ++k) max_cost += *std::max_element(cost[k], cost[k] + n[k] * m[k]);
+    for (int k = 0; k < 3; ++k) {
+      const double largest = *std::max_element(cost[k], cost[k] + n[k] * m[k]);
+      max_cost += largest;
+      max_axis_cost = std::max(max_axis_cost, largest);
+    }
   }
   // Multiplications of one iteration.
   int64_t work() const {
@@ -49,37 +61,42 @@ struct Geometry {
   }
 };
 
-inline void pad_rows(Team& team, const double* in, const Shape& s, double fill, double* out) {
+// The member's lines of a dense array into a padded one.
+template <class In>
+void pad_rows(Team& team, const In* in, const Shape& s, double fill, double* out) {
   const auto [from, to] = team.share(s.lines());
   for (int64_t r = from; r < to; ++r) {
-    std::memcpy(out + r * s.ld(), in + r * s[2], s[2] * sizeof(double));
-    std::fill(out + r * s.ld() + s[2], out + (r + 1) * s.ld(), fill);
+    double* row = out + r * stride<double>(s);
+    std::copy(in + r * s[2], in + (r + 1) * s[2], row);
+    std::fill(row + s[2], row + stride<double>(s), fill);
   }
 }
 
 // Axis by axis, out = A_k in: one matrix (to_k, in_k), row-major, per axis.
+template <class T>
 class SeparableMap {
  public:
   SeparableMap() = default;
-  SeparableMap(const Shape& in, const Shape& to, const Buffer* matrix) : in_(in), to_(to) {
+  SeparableMap(const Shape& in, const Shape& to, const Array<T>* matrix) : in_(in), to_(to) {
     for (int k = 0; k < 2; ++k) a_[k] = matrix[k];
     // The last axis multiplies from the right. Its padding repeats the last column, so that
     // results there are finite and in range.
-    b_.resize(in[2] * to.ld());
-    for (int64_t r = 0; r < to.ld(); ++r)
+    const int64_t ld = stride<T>(to);
+    b_.resize(in[2] * ld);
+    for (int64_t r = 0; r < ld; ++r)
       for (int64_t c = 0; c < in[2]; ++c)
-        b_[c * to.ld() + r] = matrix[2][std::min(r, to[2] - 1) * in[2] + c];
+        b_[c * ld + r] = matrix[2][std::min(r, to[2] - 1) * in[2] + c];
   }
 
   bool empty() const { return b_.empty(); }
   bool acts(int k) const { return k == 2 || in_[k] * to_[k] > 1; }
 
   // Axis k of an array of shape s, of which s changes; each member leaves its share in out.
-  void axis(Team& team, int k, Shape& s, const double* x, double* out) const {
-    const int64_t rows_in = in_[k], rows_to = to_[k], ld = s.ld();
+  void axis(Team& team, int k, Shape& s, const T* x, T* out) const {
+    const int64_t rows_in = in_[k], rows_to = to_[k], ld = stride<T>(s);
     if (k == 2) {
       const auto [from, to] = team.share(s.lines());
-      gemm(from, to, to_.ld(), rows_in, x, ld, b_.data(), to_.ld(), out, to_.ld());
+      gemm(from, to, stride<T>(to_), rows_in, x, ld, b_.data(), stride<T>(to_), out, stride<T>(to_));
     } else if (k == 1) {
       const auto [from, to] = team.share(s[0] * rows_to);
       for (int64_t i = from / rows_to; i * rows_to < to; ++i)
@@ -87,15 +104,15 @@ class SeparableMap {
              rows_in, a_[1].data(), rows_in, x + i * rows_in * ld, ld, out + i * rows_to * ld, ld);
     } else {
       const int64_t row = s[1] * ld;
-      const auto [from, to] = team.share(row, NV * W);
+      const auto [from, to] = team.share(row, NV * W<T>);
       gemm(0, rows_to, to - from, rows_in, a_[0].data(), rows_in, x + from, row, out + from, row);
     }
     s.n[k] = rows_to;
   }
 
   // All axes, in the given order; before[k] is what axis k is applied to.
-  void apply(Team& team, const int (&order)[3], const double* x, double* out, Buffer* between,
-             const double** before) const {
+  void apply(Team& team, const int (&order)[3], const T* x, T* out, Array<T>* between,
+             const T** before) const {
     Shape s = in_;
     int last = 0;
     for (int j = 0; j < 3; ++j)
@@ -104,23 +121,23 @@ class SeparableMap {
       const int k = order[j];
       if (!acts(k)) continue;
       before[k] = x;
-      double* y = j == last ? out : between[j].data();
+      T* y = j == last ? out : between[j].data();
       axis(team, k, s, x, y);
       team.barrier();
       x = y;
     }
   }
   // Room that `between` needs.
-  void reserve(Buffer* between) const {
+  void reserve(Array<T>* between) const {
     const int64_t size = std::max(in_[0], to_[0]) * std::max(in_[1], to_[1]) *
-                         std::max(in_.ld(), to_.ld());
+                         std::max(stride<T>(in_), stride<T>(to_));
     for (int j = 0; j < 2; ++j)
       if (int64_t(between[j].size()) < size) between[j].resize(size);
   }
 
  private:
   Shape in_, to_;
-  Buffer a_[2], b_;
+  Array<T> a_[2], b_;
 };
 
 constexpr int kLastFirst[3] = {2, 1, 0}, kFirstFirst[3] = {0, 1, 2};

@@ -12,7 +12,7 @@ extern "C" void PER_ISA(separable_lse)(int64_t batch, int d, const int64_t* shap
   struct Own {
     LogSumExp log_sum_exp;
     Buffer x, l;
-    explicit Own(const Geometry& geo) : log_sum_exp(geo), x(geo.m.size()), l(geo.n.size()) {}
+    explicit Own(const Geometry& geo) : log_sum_exp(geo), x(size<double>(geo.m)), l(size<double>(geo.n)) {}
   };
   for_each_problem(
       batch, threads, geo.work() > kTogetherAbove, [&] { return new Own(geo); },
@@ -22,7 +22,7 @@ extern "C" void PER_ISA(separable_lse)(int64_t batch, int d, const int64_t* shap
         own.log_sum_exp(team, own.x.data(), epsilon[i], own.l.data());
         const auto [from, to] = team.share(geo.n.lines());
         for (int64_t r = from; r < to; ++r)
-          std::memcpy(out + i * nn + r * geo.n[2], &own.l[r * geo.n.ld()],
+          std::memcpy(out + i * nn + r * geo.n[2], &own.l[r * stride<double>(geo.n)],
                       geo.n[2] * sizeof(double));
       });
 }

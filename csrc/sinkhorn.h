@@ -2,8 +2,9 @@
 //
 // Potentials are relative to the marginals: P(x, y) = a(x) b(y) exp((f(x) + g(y) - C(x, y)) / eps).
 // One iteration updates f, then g. A solve runs in the scaling domain (u = exp(f/eps), matrix
-// products only) while every sum stays inside (kTiny, kHuge), and goes on in the log domain,
-// from where it is, once one does not.
+// products only) while every sum stays in range, and goes on in the log domain, from where it is,
+// once one does not. In single precision it goes on in double from the same places, and near the
+// end, where rounding would show.
 #pragma once
 
 #include "log_kernel.h"
@@ -17,18 +18,20 @@ struct Options {
   int criterion;
   int max_iter;
   double overrelaxation;  // 0: chosen per problem
+  bool single;            // precision of the scaling domain, far from the solution
 };
 
 // Overrelaxation in logarithms is log(new) + (w - 1) (log(new) - log(old)). With r = new / old,
 // r^(w-1) is replaced by the rational (p r + q) / (q r + p), p = w, q = 2 - w, which agrees to
 // third order at r = 1 and stays within [q/p, p/q]: no power function, and far from the solution
 // a damped step instead of an overshoot.
+template <class T>
 struct Relaxation {
-  Vec p, q;
-  explicit Relaxation(double w) : p(splat(w)), q(splat(2.0 - w)) {}
-  Vec factor(Vec s) const { return (p + q * s) / (q + p * s); }  // s = 1 / r
+  Vec<T> p, q;
+  explicit Relaxation(double w) : p(splat(T(w))), q(splat(T(2.0 - w))) {}
+  Vec<T> factor(Vec<T> s) const { return (p + q * s) / (q + p * s); }  // s = 1 / r
   // factor / S
-  Vec next(Vec S, Vec s) const { return (p + q * s) * reciprocal(S * (q + p * s)); }
+  Vec<T> next(Vec<T> S, Vec<T> s) const { return (p + q * s) * reciprocal(S * (q + p * s)); }
 };
 
 // Weight and stopping of one problem. The weight follows successive-overrelaxation theory: from
@@ -88,44 +91,166 @@ class Control {
   double cap_ = 1.95, best_ = kInf, anchor_ = kInf;
 };
 
+// Arrays of the scaling domain.
+template <class T>
+struct Scalings {
+  Array<T> a, b;  // masses, padded with zeros
+  Array<T> u, u_next, au, au_next, v, v_next, bv;
+  Array<T> S, Z;  // kernel sums on the source and on the target
+
+  void reserve(const Geometry& geo) {
+    if (!a.empty()) return;
+    for (Array<T>* x : {&a, &u, &u_next, &au, &au_next, &S}) x->resize(size<T>(geo.n));
+    for (Array<T>* x : {&b, &v, &v_next, &bv, &Z}) x->resize(size<T>(geo.m));
+  }
+};
+
 // Arrays of one problem; reused from problem to problem.
 struct Workspace {
   Buffer a, b;  // masses, padded with zeros
-  Buffer f, g;  // potentials in nats, padded
-  Buffer u, u_next, au, au_next, v, v_next, bv;
-  Buffer S, T;  // kernel sums
+  Buffer f, g;  // potentials in nats, padded with the last entry of a line
+  Scalings<float> single;
+  Scalings<double> twice;
 
   explicit Workspace(const Geometry& geo) {
-    for (Buffer* x : {&a, &f, &u, &u_next, &au, &au_next, &S}) x->resize(geo.n.size());
-    for (Buffer* x : {&b, &g, &v, &v_next, &bv, &T}) x->resize(geo.m.size());
+    for (Buffer* x : {&a, &f}) x->resize(size<double>(geo.n));
+    for (Buffer* x : {&b, &g}) x->resize(size<double>(geo.m));
+  }
+  template <class T>
+  Scalings<T>& scalings() {
+    if constexpr (std::is_same_v<T, float>)
+      return single;
+    else
+      return twice;
   }
 };
 
 enum class Phase { kStart, kRow, kColumn, kDone };
+enum class Domain { kPotentials, kSingle, kDouble };
+template <class T>
+constexpr Domain kDomain = std::is_same_v<T, float> ? Domain::kSingle : Domain::kDouble;
 
-// Where a solve stands: nothing done yet, before the update of f, before that of g. Potentials are
-// in the workspace's f and g, or as scalings at these pointers; bv always belongs to v.
+// Where a solve stands: nothing done yet, before the update of f, before that of g; and what holds
+// its potentials, the workspace's f and g or one of its scalings. Of a pair of arrays, `flip` and
+// `flop` say which of u and u_next, of v and v_next is the current one.
 struct State {
   Phase next = Phase::kStart;
-  bool scaled = false;
+  Domain domain = Domain::kPotentials;
   double column_error = kInf;
-  double *u, *u_next, *au, *au_next, *v, *v_next;
+  double shift = 0;  // logarithm of the scale of the kernel that u belongs to
+  bool flip = false, flop = false;
 
-  explicit State(Workspace& p)
-      : u(p.u.data()), u_next(p.u_next.data()), au(p.au.data()), au_next(p.au_next.data()),
-        v(p.v.data()), v_next(p.v_next.data()) {}
+  template <class T>
+  T* u(Scalings<T>& s) const { return (flip ? s.u_next : s.u).data(); }
+  template <class T>
+  T* u_next(Scalings<T>& s) const { return (flip ? s.u : s.u_next).data(); }
+  template <class T>
+  T* au(Scalings<T>& s) const { return (flip ? s.au_next : s.au).data(); }
+  template <class T>
+  T* au_next(Scalings<T>& s) const { return (flip ? s.au : s.au_next).data(); }
+  template <class T>
+  T* v(Scalings<T>& s) const { return (flop ? s.v_next : s.v).data(); }
+  template <class T>
+  T* v_next(Scalings<T>& s) const { return (flop ? s.v : s.v_next).data(); }
 };
 
+// The member's lines of a padded array, into the padding of another precision.
+enum class Padding { kZero, kRepeat };
+template <class To, class From>
+void copy_lines(Team& team, const Shape& s, const From* x, Padding padding, To* out) {
+  const auto [from, to] = team.share(s.lines());
+  const int64_t n = s[2];
+  for (int64_t r = from; r < to; ++r) {
+    const From* in = x + r * stride<From>(s);
+    To* row = out + r * stride<To>(s);
+    std::copy(in, in + n, row);
+    std::fill(row + n, row + stride<To>(s), padding == Padding::kZero ? To(0) : To(in[n - 1]));
+  }
+}
+
+// out = scale * log(x) + shift on the member's lines; x is overwritten with its logarithm.
+template <class T>
+void log_lines(Team& team, const Shape& s, T* x, double scale, double shift, double* out) {
+  const auto [from, to] = team.share(s.lines());
+  const int64_t n = s[2], width = stride<T>(s);
+  for (int64_t r = from; r < to; ++r) {
+    T* in = x + r * width;
+    double* row = out + r * stride<double>(s);
+    for (int64_t j = 0; j < width; j += W<T>) store(in + j, vlog(load(in + j)));
+    for (int64_t j = 0; j < n; ++j) row[j] = double(in[j]) * scale + shift;
+    std::fill(row + n, row + stride<double>(s), row[n - 1]);
+  }
+}
+
+// The masses in the precision of T, and bv from v.
+template <class T>
+void enter_scalings(Team& team, const Geometry& geo, Workspace& p, State& state) {
+  Scalings<T>& s = p.scalings<T>();
+  copy_lines(team, geo.n, p.a.data(), Padding::kZero, s.a.data());
+  copy_lines(team, geo.m, p.b.data(), Padding::kZero, s.b.data());
+  team.barrier();
+  const T* v = state.v(s);
+  const auto [from, to] = team.share(size<T>(geo.m), W<T>);
+  for (int64_t i = from; i < to; i += W<T>) store(&s.bv[i], load(v + i) * load(&s.b[i]));
+  state.domain = kDomain<T>;
+  team.barrier();
+}
+
+// Whether the scaling domain can hold a problem at all.
+template <class T>
+bool fits(const Geometry& geo, double epsilon) {
+  const double range = geo.max_cost / epsilon;
+  if (geo.max_axis_cost > Range<T>::deepest * epsilon) return false;
+  return range < (std::is_same_v<T, float> ? 280.0 : 1200.0);
+}
+
+// Potentials to scalings, where these are in range.
+template <class T>
+void to_scalings(Team& team, const Geometry& geo, Workspace& p, State& state) {
+  Vec<double> low = splat(kInf), high = splat(-kInf);  // padding repeats an entry
+  const auto [from, to] = team.share(size<double>(geo.m), W<double>);
+  for (int64_t i = from; i < to; i += W<double>) {
+    low = vmin(low, load(&p.g[i]));
+    high = vmax(high, load(&p.g[i]));
+  }
+  const double lo = team.combine(hmin(low), [](double x, double y) { return std::min(x, y); });
+  const double hi = team.combine(hmax(high), [](double x, double y) { return std::max(x, y); });
+  if (!(hi - lo < Range<T>::spread)) return;
+  Scalings<T>& s = p.scalings<T>();
+  team.once([&] { s.reserve(geo); });
+  T* v = state.v(s);
+  copy_lines(team, geo.m, p.g.data(), Padding::kRepeat, v);
+  const T middle = T(0.5 * (hi + lo));
+  const auto [first, last] = team.share(geo.m.lines());
+  const int64_t width = stride<T>(geo.m);
+  for (int64_t i = first * width; i < last * width; i += W<T>)
+    store(v + i, vexp(load(v + i) - middle));
+  team.barrier();
+  enter_scalings<T>(team, geo, p, state);
+}
+
+// From single to double precision; f is computed anew from g.
+inline void widen(Team& team, const Geometry& geo, Workspace& p, State& state) {
+  team.once([&] { p.twice.reserve(geo); });
+  copy_lines(team, geo.m, state.v(p.single), Padding::kRepeat, state.v(p.twice));
+  team.barrier();
+  state.next = Phase::kStart;
+  enter_scalings<double>(team, geo, p, state);
+}
+
 // Scalings to potentials.
-inline void to_potentials(Team& team, Workspace& p, State& state) {
-  if (!state.scaled) return;
-  const auto log_of = [&](const double* x, Buffer& out) {
-    const auto [from, to] = team.share(out.size(), W);
-    for (int64_t i = from; i < to; i += W) store(&out[i], vlog(load(x + i)));
+inline void to_potentials(Team& team, const Geometry& geo, Workspace& p, State& state) {
+  if (state.domain == Domain::kPotentials) return;
+  const auto convert = [&](auto& s) {
+    if (state.next != Phase::kStart)
+      log_lines(team, geo.n, state.u(s), 1.0, state.shift, p.f.data());
+    log_lines(team, geo.m, state.v(s), 1.0, 0.0, p.g.data());
   };
-  if (state.next != Phase::kStart) log_of(state.u, p.f);
-  log_of(state.v, p.g);
-  state.scaled = false;
+  if (state.domain == Domain::kSingle)
+    convert(p.single);
+  else
+    convert(p.twice);
+  state.domain = Domain::kPotentials;
   team.barrier();
 }
 
@@ -133,75 +258,65 @@ struct Update {
   double before = 0, after = 0;  // marginal error
   double mass = 0;               // of the plan, before
   double low = kInf, high = 0;   // of the sums
-  bool in_range() const { return low > kTiny && high < kHuge; }
 };
 
 // The update of one side from S = K (mass * scaling of the other side); old is null on the first.
-inline Update scale(Team& team, int64_t size, const double* S, const double* mass,
-                    const double* old, double w, double* out, double* weighted) {
-  const Relaxation relax(w);
-  Vec low = splat(kInf), high = splat(0.0), before{}, after{}, mass_before{};
-  const auto [from, to] = team.share(size, W);
-  for (int64_t i = from; i < to; i += W) {
-    const Vec s = load(S + i), m = load(mass + i);
+template <class T>
+Update scale(Team& team, int64_t size, const T* S, const T* mass, const T* old, double w, T* out,
+             T* weighted) {
+  const Relaxation<T> relax(w);
+  const T one = 1, most = T(std::is_same_v<T, float> ? 1e6 : 1e20);  // keeps products finite
+  Vec<T> low = splat(std::numeric_limits<T>::infinity()), high{}, before{}, after{}, total{};
+  const auto [from, to] = team.share(size, W<T>);
+  for (int64_t i = from; i < to; i += W<T>) {
+    const Vec<T> s = load(S + i), m = load(mass + i);
     low = vmin(low, s);
     high = vmax(high, s);
-    Vec next;
+    Vec<T> next;
     if (old) {
-      const Vec ratio = vmin(load(old + i) * s, splat(1e20));  // keeps products finite
-      before += m * vabs(ratio - 1.0);
-      mass_before += m * ratio;
+      const Vec<T> ratio = vmin(load(old + i) * s, splat(most));
+      before += m * vabs(ratio - one);
+      total += m * ratio;
       next = relax.next(s, ratio);
-      after += m * vabs(next * s - 1.0);
+      after += m * vabs(next * s - one);
     } else {
       next = reciprocal(s);
     }
     store(out + i, next);
     store(weighted + i, m * next);
   }
-  const Update mine{hsum(before), w == 1.0 ? 0.0 : hsum(after), hsum(mass_before), hmin(low),
-                    hmax(high)};
+  const Update mine{hsum(before), w == 1.0 ? 0.0 : hsum(after), hsum(total), hmin(low), hmax(high)};
   return team.combine(mine, [](const Update& x, const Update& y) {
     return Update{x.before + y.before, x.after + y.after, x.mass + y.mass,
                   std::min(x.low, y.low), std::max(x.high, y.high)};
   });
 }
-
-// Potentials to scalings, where these are in range.
-inline void to_scalings(Team& team, const Geometry& geo, Workspace& p, State& state) {
-  Vec low = splat(kInf), high = splat(-kInf);  // padding repeats an entry
-  const auto [from, to] = team.share(geo.m.size(), W);
-  for (int64_t i = from; i < to; i += W) {
-    low = vmin(low, load(&p.g[i]));
-    high = vmax(high, load(&p.g[i]));
-  }
-  const double lo = team.combine(hmin(low), [](double x, double y) { return std::min(x, y); });
-  const double hi = team.combine(hmax(high), [](double x, double y) { return std::max(x, y); });
-  if (!(hi - lo < 600.0)) return;
-  for (int64_t i = from; i < to; i += W) {
-    const Vec x = vexp(load(&p.g[i]) - 0.5 * (hi + lo));
-    store(state.v + i, x);
-    store(&p.bv[i], x * load(&p.b[i]));
-  }
-  state.scaled = true;
-  team.barrier();
+template <class T>
+bool in_range(const Update& update) {
+  return update.low > Range<T>::tiny && update.high < Range<T>::huge;
 }
 
+// Rounding shows in single precision below this marginal error.
+constexpr double kSingleFloor = 3e-5;
+
 // Scaling domain. Returns when the problem is done, or with the last state in range.
-inline void solve_scaling(Team& team, const Geometry& geo, Workspace& p, ScalingKernel& kernel,
-                          Control& control, State& state) {
-  const int64_t n = geo.n.size(), m = geo.m.size();
-  ScalingKernel::Trace forward, backward;
+template <class T>
+void solve_scaling(Team& team, const Geometry& geo, Workspace& p, ScalingKernel<T>& kernel,
+                   Control& control, State& state) {
+  Scalings<T>& s = p.scalings<T>();
+  const int64_t n = size<T>(geo.n), m = size<T>(geo.m);
+  typename ScalingKernel<T>::Trace forward, backward;
+  state.shift = kernel.shift();
   for (;;) {
     const bool started = state.next == Phase::kRow;
-    kernel.forward(team, p.bv.data(), p.S.data(), forward);
+    kernel.forward(team, s.bv.data(), s.S.data(), forward);
     const auto update_f = [&] {
-      return scale(team, n, p.S.data(), p.a.data(), started ? state.u : nullptr, control.w,
-                   state.u_next, state.au_next);
+      return scale(team, n, s.S.data(), s.a.data(), started ? state.u(s) : nullptr, control.w,
+                   state.u_next(s), state.au_next(s));
     };
     const double w = control.w;
     const Update row = update_f();
-    if (!row.in_range()) return;
+    if (!in_range<T>(row)) return;
     if (started) {
       control.mass = row.mass;
       const bool each = control.cost_every_iteration();
@@ -211,17 +326,17 @@ inline void solve_scaling(Team& team, const Geometry& geo, Workspace& p, Scaling
         state.next = Phase::kDone;
         return;
       }
+      if (std::is_same_v<T, float> && control.error < kSingleFloor) return;
       if (control.w != w) update_f();
     }
-    std::swap(state.u, state.u_next);
-    std::swap(state.au, state.au_next);
+    state.flip = !state.flip;
     state.next = Phase::kColumn;
 
-    kernel.backward(team, state.au, p.T.data(), backward);
-    const Update column = scale(team, m, p.T.data(), p.b.data(), state.v, control.w, state.v_next,
-                                p.bv.data());
-    if (!column.in_range()) return;
-    std::swap(state.v, state.v_next);
+    kernel.backward(team, state.au(s), s.Z.data(), backward);
+    const Update column = scale(team, m, s.Z.data(), s.b.data(), state.v(s), control.w,
+                                state.v_next(s), s.bv.data());
+    if (!in_range<T>(column)) return;
+    state.flop = !state.flop;
     state.next = Phase::kRow;
     state.column_error = column.after;
     ++control.k;
@@ -233,8 +348,8 @@ inline void solve_scaling(Team& team, const Geometry& geo, Workspace& p, Scaling
 class LogSolver {
  public:
   LogSolver(const Geometry& geo, double epsilon) : kernel_(geo, epsilon) {
-    for (Buffer* x : {&la_, &k_, &L_, &mean_}) x->resize(geo.n.size());
-    for (Buffer* x : {&lb_, &h_, &M_}) x->resize(geo.m.size());
+    for (Buffer* x : {&la_, &k_, &L_, &mean_}) x->resize(size<double>(geo.n));
+    for (Buffer* x : {&lb_, &h_, &M_}) x->resize(size<double>(geo.m));
   }
 
   void operator()(Team& team, Workspace& p, Control& control, State& state) {
@@ -272,21 +387,21 @@ class LogSolver {
 
   template <class F>
   static void each(Team& team, const Buffer& x, F f) {
-    const auto [from, to] = team.share(x.size(), W);
-    for (int64_t i = from; i < to; i += W) f(i);
+    const auto [from, to] = team.share(x.size(), W<double>);
+    for (int64_t i = from; i < to; i += W<double>) f(i);
     team.barrier();
   }
   static void add(Team& team, const Buffer& x, const Buffer& y, Buffer& out) {
     each(team, x, [&](int64_t i) { store(&out[i], load(&x[i]) + load(&y[i])); });
   }
-  static Vec ratio(const Buffer& x, const Buffer& l, int64_t i) {
+  static Vec<double> ratio(const Buffer& x, const Buffer& l, int64_t i) {
     return vexp(vmin(load(&x[i]) + load(&l[i]), splat(690.0)));
   }
   // Marginal error of a side whose potential is x and whose log-sum is l, and the plan's mass.
   static Marginal marginal(Team& team, const Buffer& mass, const Buffer& x, const Buffer& l) {
-    Vec error{}, sum{};
+    Vec<double> error{}, sum{};
     each(team, x, [&](int64_t i) {
-      const Vec m = load(&mass[i]), r = ratio(x, l, i);
+      const Vec<double> m = load(&mass[i]), r = ratio(x, l, i);
       error += m * vabs(r - 1.0);
       sum += m * r;
     });
@@ -295,16 +410,16 @@ class LogSolver {
     });
   }
   static void relax(Team& team, Buffer& x, const Buffer& l, double w, bool plain) {
-    const Relaxation r(w);
+    const Relaxation<double> r(w);
     each(team, x, [&](int64_t i) {
-      const Vec next = -load(&l[i]);
-      const Vec s = vexp(vmax(vmin(load(&x[i]) - next, splat(690.0)), splat(-690.0)));
+      const Vec<double> next = -load(&l[i]);
+      const Vec<double> s = vexp(vmax(vmin(load(&x[i]) - next, splat(690.0)), splat(-690.0)));
       store(&x[i], plain || w == 1.0 ? next : next + vlog(r.factor(s)));
     });
   }
   double transport_cost(Team& team, const Workspace& p) {
     kernel_.forward_mean(team, h_.data(), L_.data(), mean_.data());
-    Vec total{};
+    Vec<double> total{};
     each(team, mean_,
          [&](int64_t i) { total += load(&p.a[i]) * ratio(p.f, L_, i) * load(&mean_[i]); });
     return team.sum(hsum(total));
@@ -314,32 +429,46 @@ class LogSolver {
   Buffer la_, lb_, h_, k_, L_, M_, mean_;
 };
 
-// All iterations of one problem, with the kernel of the last epsilon kept.
+// All iterations of one problem, with the kernels of the last epsilon kept.
 class Solver {
  public:
   explicit Solver(const Geometry& geo) : geo_(geo) {}
 
-  // p holds the masses, and the start g in nats or scaled with its bv.
+  // p holds the masses and the start: g in nats, or scalings.
   Control operator()(Team& team, Workspace& p, double epsilon, const Options& options,
                      State& state) {
-    const double range = geo_.max_cost / epsilon;
-    Control control(options, range);
-    if (range < 1200.0 && !state.scaled) to_scalings(team, geo_, p, state);
-    if (range < 1200.0 && state.scaled) {  // beyond, the sums leave the range at once
-      if (!kernel_ || kernel_->epsilon() != epsilon)
-        team.once([&] { kernel_.emplace(geo_, epsilon); });
-      solve_scaling(team, geo_, p, *kernel_, control, state);
+    Control control(options, geo_.max_cost / epsilon);
+    const auto waiting = [&] { return state.domain == Domain::kPotentials; };
+    if (waiting() && options.single && fits<float>(geo_, epsilon))
+      to_scalings<float>(team, geo_, p, state);
+    if (state.domain == Domain::kSingle) {
+      if (fits<float>(geo_, epsilon)) run<float>(team, p, epsilon, single_, control, state);
+      if (state.next == Phase::kDone) return control;
+      widen(team, geo_, p, state);
+    }
+    if (waiting() && fits<double>(geo_, epsilon)) to_scalings<double>(team, geo_, p, state);
+    if (state.domain == Domain::kDouble) {
+      run<double>(team, p, epsilon, double_, control, state);
       if (state.next == Phase::kDone) return control;
     }
-    to_potentials(team, p, state);
+    to_potentials(team, geo_, p, state);
     team.once([&] { log_.emplace(geo_, epsilon); });
     (*log_)(team, p, control, state);
     return control;
   }
 
  private:
+  template <class T>
+  void run(Team& team, Workspace& p, double epsilon, std::optional<ScalingKernel<T>>& kernel,
+           Control& control, State& state) {
+    if (!kernel || kernel->epsilon() != epsilon)
+      team.once([&] { kernel.emplace(geo_, epsilon); });
+    solve_scaling(team, geo_, p, *kernel, control, state);
+  }
+
   const Geometry& geo_;
-  std::optional<ScalingKernel> kernel_;
+  std::optional<ScalingKernel<float>> single_;
+  std::optional<ScalingKernel<double>> double_;
   std::optional<LogSolver> log_;
 };
 

@@ -17,11 +17,11 @@ def _sizes(shape: Sequence[int]) -> ctypes.Array:
     return (_i64 * len(shape))(*shape)
 
 
-def _prepare(*tensors: Tensor) -> list[Tensor]:
+def _prepare(*tensors: Tensor, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     return [
         t
-        if t.dtype is torch.float64 and t.is_contiguous() and not t.requires_grad
-        else t.detach().to(torch.float64).contiguous()
+        if t.dtype is dtype and t.is_contiguous() and not t.requires_grad
+        else t.detach().to(dtype).contiguous()
         for t in tensors
     ]
 
@@ -79,7 +79,7 @@ def sinkhorn_separable(
     overrelaxation: float | None,
 ) -> tuple[Tensor, ...]:
     # The kernel writes into g, so it gets a copy.
-    start = g.detach().to(torch.float64, memory_format=torch.contiguous_format, copy=True)
+    start = g.detach().to(a.dtype, memory_format=torch.contiguous_format, copy=True)
     return _solve(
         a, b, costs, epsilon, start, None, tol, criterion, max_iter, overrelaxation
     )[:-1]
@@ -116,7 +116,7 @@ def sinkhorn_multiscale(
         level_max_iter,
         gaussian,
     )
-    g = torch.empty(b.shape, dtype=torch.float64)
+    g = torch.empty(b.shape, dtype=b.dtype)
     return _solve(a, b, costs, epsilon, g, pyramid, tol, criterion, max_iter, overrelaxation)
 
 
@@ -132,17 +132,18 @@ def _solve(
     max_iter: int,
     overrelaxation: float | None,
 ) -> tuple[Tensor, ...]:
-    dtype = a.dtype
-    a, b, epsilon, *costs = _prepare(a, b, epsilon, *costs)
-    batch = a.shape[0]
+    dtype, batch = a.dtype, a.shape[0]
+    a, b = _prepare(a, b, dtype=dtype)
+    epsilon, *costs = _prepare(epsilon, *costs)
     f = torch.empty_like(a)
-    cost, value, error, coarse_work = (a.new_empty(batch) for _ in range(4))
+    cost, value, error, coarse_work = (epsilon.new_empty(batch) for _ in range(4))
     n_iters = torch.empty(batch, dtype=torch.int32)
     converged, log_domain = (torch.empty(batch, dtype=torch.bool) for _ in range(2))
     if batch:
         getattr(cpu_library(), f"sinkhorn_separable_{cpu_isa()}")(
             _i64(batch),
             *_geometry(costs),
+            _int(dtype is torch.float32),
             *(_pointer(t.data_ptr()) for t in (a, b, epsilon)),
             ctypes.byref(pyramid) if pyramid else None,
             _double(tol),
@@ -153,13 +154,13 @@ def _solve(
             *(_pointer(t.data_ptr()) for t in (f, g, cost, value, error, n_iters)),
             *(_pointer(t.data_ptr()) for t in (converged, log_domain, coarse_work)),
         )
-    reals = (t.to(dtype) for t in (f, g, cost, value, error))
-    return *reals, n_iters, converged, log_domain, coarse_work
+    scalars = (t.to(dtype) for t in (cost, value, error))
+    return f, g, *scalars, n_iters, converged, log_domain, coarse_work
 
 
 def normalise(x: Tensor, batch: int) -> tuple[Tensor, Tensor, bool]:
     x = x.contiguous()
-    out = torch.empty(x.shape, dtype=torch.float64)
+    out = torch.empty(x.shape, dtype=x.dtype)
     total = torch.empty(batch, dtype=torch.float64)
     valid = getattr(cpu_library(), f"normalise_{cpu_isa()}")(
         _i64(batch),

@@ -21,7 +21,7 @@ def normalise(x: Tensor, d: int) -> tuple[Tensor, Tensor] | None:
 
     Returns
     -------
-    masses : Tensor, shape of x, float64
+    masses : Tensor, shape and dtype of x
     totals : Tensor, shape (*batch), float64
         Or None where the compiled kernel does not apply (device, dtype, gradient, empty batch) or
         finds a negative or NaN mass, or a total that is not positive and finite.

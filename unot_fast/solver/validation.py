@@ -65,7 +65,9 @@ def prepare(
 
     work = torch.promote_types(dtype, torch.float32)
     exact = a.dtype is b.dtype is torch.float64
-    (a, total_a), (b, total_b) = _masses("a", a, d, validate), _masses("b", b, d, validate)
+    (a, total_a), (b, total_b) = (
+        _masses(name, x, d, work, validate) for name, x in (("a", a), ("b", b))
+    )
     if validate and not normalize:
         if not torch.allclose(total_b, total_a, rtol=1e-9 if exact else 1e-5, atol=0):
             gap = float(((total_a - total_b).abs() / total_a).max())
@@ -75,7 +77,7 @@ def prepare(
             )
 
     def flatten(x: Tensor) -> Tensor:
-        return x.expand(*batch_shape, *x.shape[-d:]).reshape(-1, *x.shape[-d:]).to(work)
+        return x.expand(*batch_shape, *x.shape[-d:]).reshape(-1, *x.shape[-d:])
 
     total = torch.ones_like(total_a) if normalize else total_a
     return Problems(
@@ -108,14 +110,16 @@ def _measure(name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x
 
 
-def _masses(name: str, x: Tensor, d: int, validate: bool) -> tuple[Tensor, Tensor]:
-    """Masses of total 1 and what they summed to, both in float64."""
-    if validate and (normalised := normalise(x, d)):
+def _masses(
+    name: str, x: Tensor, d: int, dtype: torch.dtype, validate: bool
+) -> tuple[Tensor, Tensor]:
+    """Masses of total 1, and in float64 what they summed to."""
+    if validate and (normalised := normalise(x.to(dtype), d)):
         return normalised
     total = x.double().sum(tuple(range(x.ndim - d, x.ndim)))
     if validate and x.numel():
         _check_values(name, x.detach(), total.detach())
-    return x.contiguous().double() / total.view(*total.shape, *(1,) * d), total
+    return (x.contiguous().double() / total.view(*total.shape, *(1,) * d)).to(dtype), total
 
 
 def _check_values(name: str, x: Tensor, total: Tensor) -> None:
