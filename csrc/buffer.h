@@ -3,47 +3,39 @@
 
 #include <cstddef>
 #include <map>
-#include <mutex>
 #include <new>
 #include <vector>
 
 namespace {
 
-// Freed blocks are kept, up to a limit: a fresh page costs more than the arithmetic on it.
+// Blocks that a thread freed, kept for its next call up to a limit: a fresh page, or one that
+// another core wrote last, costs more than the arithmetic on it.
 class BlockCache {
  public:
-  static BlockCache& instance() {
-    static BlockCache* cache = new BlockCache;  // outlives the destructors of other statics
-    return *cache;
+  static BlockCache& own() {
+    static thread_local BlockCache cache;
+    return cache;
+  }
+  ~BlockCache() {
+    for (const auto& [bytes, block] : free_) ::operator delete(block, kAlignment);
   }
   void* take(size_t bytes) {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      const auto found = free_.find(bytes);
-      if (found != free_.end()) {
-        void* block = found->second;
-        free_.erase(found);
-        held_ -= bytes;
-        return block;
-      }
-    }
-    return ::operator new(bytes, std::align_val_t(64));
+    const auto found = free_.find(bytes);
+    if (found == free_.end()) return ::operator new(bytes, kAlignment);
+    void* block = found->second;
+    free_.erase(found);
+    held_ -= bytes;
+    return block;
   }
   void give(void* block, size_t bytes) {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      if (held_ + bytes <= kLimit) {
-        free_.emplace(bytes, block);
-        held_ += bytes;
-        return;
-      }
-    }
-    ::operator delete(block, std::align_val_t(64));
+    if (held_ + bytes > kLimit) return ::operator delete(block, kAlignment);
+    free_.emplace(bytes, block);
+    held_ += bytes;
   }
 
  private:
-  static constexpr size_t kLimit = size_t(32) << 20;
-  std::mutex mutex_;
+  static constexpr size_t kLimit = size_t(16) << 20;
+  static constexpr std::align_val_t kAlignment{64};
   std::multimap<size_t, void*> free_;  // by size
   size_t held_ = 0;
 };
@@ -54,8 +46,8 @@ struct CachedAllocator {
   CachedAllocator() = default;
   template <class U>
   CachedAllocator(const CachedAllocator<U>&) {}
-  T* allocate(size_t n) { return static_cast<T*>(BlockCache::instance().take(n * sizeof(T))); }
-  void deallocate(T* p, size_t n) { BlockCache::instance().give(p, n * sizeof(T)); }
+  T* allocate(size_t n) { return static_cast<T*>(BlockCache::own().take(n * sizeof(T))); }
+  void deallocate(T* p, size_t n) { BlockCache::own().give(p, n * sizeof(T)); }
   template <class U>
   bool operator==(const CachedAllocator<U>&) const {
     return true;

@@ -6,28 +6,25 @@
 
 namespace {
 
-// The total, or NaN where an entry is negative or NaN, or the total is not positive and finite.
+// The total of masses that are plainly valid: no sign bit, no NaN, a total far from the ends of the
+// range (subnormal numbers are flushed here). NaN for others, whose trouble is found elsewhere.
 template <class T>
-double valid_total(const T* x, int64_t count) {
+double plain_total(const T* x, int64_t count) {
+  typename Simd<T>::Bits sign = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    typename Simd<T>::Bits bits;
+    std::memcpy(&bits, x + i, sizeof bits);
+    sign |= bits;
+  }
   constexpr int lanes = W<double>;
   double sums[lanes] = {};
-  T lows[lanes] = {};
   int64_t i = 0;
   for (; i + lanes <= count; i += lanes)
-    for (int j = 0; j < lanes; ++j) {
-      sums[j] += double(x[i + j]);
-      lows[j] = x[i + j] < lows[j] ? x[i + j] : lows[j];
-    }
-  for (int j = 0; i + j < count; ++j) {
-    sums[j] += double(x[i + j]);
-    lows[j] = x[i + j] < lows[j] ? x[i + j] : lows[j];
-  }
-  double total = 0, low = 0;
-  for (int j = 0; j < lanes; ++j) {
-    total += sums[j];
-    low = std::min(low, double(lows[j]));
-  }
-  return low == 0 && total > 0 && total < kInf ? total : std::nan("");
+    for (int lane = 0; lane < lanes; ++lane) sums[lane] += double(x[i + lane]);
+  for (int lane = 0; i + lane < count; ++lane) sums[lane] += double(x[i + lane]);
+  double total = 0;
+  for (double sum : sums) total += sum;
+  return sign >= 0 && total > 1e-30 && total < 1e30 ? total : std::nan("");
 }
 
 template <class T>
@@ -41,7 +38,7 @@ int normalise(int64_t batch, int64_t count, const void* masses, int threads, voi
       [&](Team&, int64_t i, char&) {
         const T* from = x + i * count;
         T* to = out + i * count;
-        total[i] = valid_total(from, count);
+        total[i] = plain_total(from, count);
         if (std::isnan(total[i])) all = false;
         const double scale = 1.0 / total[i];
         for (int64_t j = 0; j < count; ++j) to[j] = T(double(from[j]) * scale);
@@ -51,8 +48,8 @@ int normalise(int64_t batch, int64_t count, const void* masses, int threads, voi
 
 }  // namespace
 
-// x and out are (batch, count), of doubles or floats. Returns whether every entry is >= 0 and every total
-// positive and finite.
+// x and out are (batch, count), of doubles or floats. Returns whether all problems were plainly
+// valid, else out is of no use.
 extern "C" int PER_ISA(normalise)(int64_t batch, int64_t count, const void* x, int is_float,
                                   int threads, void* out, double* total) {
   return is_float ? normalise<float>(batch, count, x, threads, out, total)

@@ -32,6 +32,11 @@ struct GibbsFactors {
     Buffer exponent;
     for (int k = 0; k < 3; ++k) {
       const int64_t size = geo.n[k] * geo.m[k];
+      if (k == 2 && geo.square_axes()) {  // as on most grids
+        matrix[2] = matrix[1];
+        shift += shift;
+        break;
+      }
       exponent.resize(padded<double>(size));
       const double scale = -1.0 / epsilon;
       for (int64_t i = 0; i < size; ++i) exponent[i] = geo.cost[k][i] * scale;

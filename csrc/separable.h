@@ -53,6 +53,12 @@ struct Geometry {
       max_axis_cost = std::max(max_axis_cost, largest);
     }
   }
+  // Whether the last two axes are the same, and the first is trivial.
+  bool square_axes() const {
+    const int64_t count = n[1] * m[1];
+    return n[0] * m[0] == 1 && n[1] == n[2] && m[1] == m[2] &&
+           std::memcmp(cost[1], cost[2], count * sizeof(double)) == 0;
+  }
   // Multiplications of one iteration.
   int64_t work() const {
     const int64_t back = m[0] * m[1] * n[2] * m[2] + m[0] * n[1] * n[2] * m[1] * (m[1] * n[1] > 1) +

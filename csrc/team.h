@@ -144,9 +144,10 @@ void for_each_problem(int64_t batch, int threads, bool together, Make make, Solv
     team.once([&] { owned[index].reset(make()); });
     for (;;) {
       const int64_t i = team.broadcast(team.first() ? next.fetch_add(1) : int64_t{0});
-      if (i >= batch) return;
+      if (i >= batch) break;
       solve(team, i, *owned[index]);
     }
+    team.once([&] { owned[index].reset(); });  // its memory stays with this thread
   };
 #if defined(_OPENMP)
   if (most > 1) {

@@ -80,9 +80,7 @@ def sinkhorn_separable(
 ) -> tuple[Tensor, ...]:
     # The kernel writes into g, so it gets a copy.
     start = g.detach().to(a.dtype, memory_format=torch.contiguous_format, copy=True)
-    return _solve(
-        a, b, costs, epsilon, start, None, tol, criterion, max_iter, overrelaxation
-    )[:-1]
+    return _solve(a, b, costs, epsilon, start, None, tol, criterion, max_iter, overrelaxation)[:-1]
 
 
 def sinkhorn_multiscale(

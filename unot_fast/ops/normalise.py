@@ -24,7 +24,7 @@ def normalise(x: Tensor, d: int) -> tuple[Tensor, Tensor] | None:
     masses : Tensor, shape and dtype of x
     totals : Tensor, shape (*batch), float64
         Or None where the compiled kernel does not apply (device, dtype, gradient, empty batch) or
-        finds a negative or NaN mass, or a total that is not positive and finite.
+        does not find all masses plainly valid: a negative or NaN mass, a total beyond 1e+-30.
     """
     lead = x.shape[: x.ndim - d]
     batch = math.prod(lead)

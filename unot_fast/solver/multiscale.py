@@ -73,7 +73,8 @@ def multiscale_start(
     for level in levels:  # from fine to coarse
         mass_a, mass_b = masses[-1]
         masses.append((_pool(mass_a, level.pool_source), _pool(mass_b, level.pool_target)))
-    epsilons = [epsilon, *(epsilon.clamp_min(pyramid.epsilon_floor(level.spacing)) for level in levels)]
+    floors = [pyramid.epsilon_floor(level.spacing) for level in levels]
+    epsilons = [epsilon, *(epsilon.clamp_min(floor) for floor in floors)]
     coarsest = levels[-1].grid if levels else geom
     if geom.p == 2:
         g = gaussian_start(*masses[-1], coarsest, epsilons[-1]).to(a.dtype)
@@ -201,7 +202,10 @@ def _matrices(geom: Grid, coarsest: int) -> Tensor:
             matrix
             for level in levels
             for kind in (
-                level.grid.axis_costs, level.prolongation, level.pool_source, level.pool_target
+                level.grid.axis_costs,
+                level.prolongation,
+                level.pool_source,
+                level.pool_target,
             )
             for matrix in kind
         ]

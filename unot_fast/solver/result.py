@@ -80,6 +80,8 @@ class OTResult:
         total = problems.total.to(problems.a)
 
         def batched(x: Tensor) -> Tensor:
+            if len(problems.batch_shape) == 1:
+                return x
             return x.reshape((*problems.batch_shape, *x.shape[1:]))
 
         return cls(

@@ -68,23 +68,26 @@ def prepare(
     (a, total_a), (b, total_b) = (
         _masses(name, x, d, work, validate) for name, x in (("a", a), ("b", b))
     )
-    if validate and not normalize:
-        if not torch.allclose(total_b, total_a, rtol=1e-9 if exact else 1e-5, atol=0):
-            gap = float(((total_a - total_b).abs() / total_a).max())
-            raise ValueError(
-                f"a and b must have equal totals (relative gap {gap:.1e}); "
-                "pass normalize=True to scale both to 1"
-            )
+    rtol = 1e-9 if exact else 1e-5
+    if validate and not normalize and not torch.allclose(total_b, total_a, rtol=rtol, atol=0):
+        gap = float(((total_a - total_b).abs() / total_a).max())
+        raise ValueError(
+            f"a and b must have equal totals (relative gap {gap:.1e}); "
+            "pass normalize=True to scale both to 1"
+        )
 
-    def flatten(x: Tensor) -> Tensor:
-        return x.expand(*batch_shape, *x.shape[-d:]).reshape(-1, *x.shape[-d:])
+    def flatten(x: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
+        full = (*batch_shape, *shape)
+        if x.shape != full:
+            x = x.expand(full)
+        return x if len(batch_shape) == 1 else x.reshape(-1, *shape)
 
     total = torch.ones_like(total_a) if normalize else total_a
     return Problems(
-        a=flatten(a),
-        b=flatten(b),
-        epsilon=epsilon.expand(batch_shape).reshape(-1),
-        total=total.expand(batch_shape).reshape(-1),
+        a=flatten(a, geom.shape),
+        b=flatten(b, geom.target_shape),
+        epsilon=flatten(epsilon),
+        total=flatten(total),
         batch_shape=batch_shape,
     )
 
