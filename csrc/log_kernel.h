@@ -142,7 +142,9 @@ class GibbsProduct {
   bool operator()(Team& team, const T* x, double epsilon, T* out) {
     if (epsilon != epsilon_)
       team.once([&] {
-        map_ = SeparableMap<T>(geo_.m, geo_.n, GibbsFactors<T>(geo_, epsilon).matrix);
+        const GibbsFactors<T> factors(geo_, epsilon);
+        map_ = SeparableMap<T>(geo_.m, geo_.n, factors.matrix);
+        tiny_ = Range<T>::tiny * std::exp(factors.shift);
         map_.reserve(between_);
         epsilon_ = epsilon;
       });
@@ -154,13 +156,13 @@ class GibbsProduct {
       low = vmin(low, load(out + i));
       high = vmax(high, load(out + i));
     }
-    const bool mine = from == to || (hmin(low) > Range<T>::tiny && hmax(high) < Range<T>::huge);
+    const bool mine = from == to || (hmin(low) > tiny_ && hmax(high) < Range<T>::huge);
     return team.combine(mine, [](bool p, bool q) { return p && q; });
   }
 
  private:
   const Geometry& geo_;
-  double epsilon_ = 0;
+  double epsilon_ = 0, tiny_ = 0;
   SeparableMap<T> map_;
   Array<T> between_[2];
 };

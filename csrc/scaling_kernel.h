@@ -7,9 +7,10 @@
 
 namespace {
 
-// Where the scaling domain ends. Sums inside (tiny, huge) lose nothing to underflow: what a
-// product drops is below the smallest normal number, which vanishes next to such a sum. Entries of
-// a factor are all normal up to a cost of deepest epsilon on an axis.
+// Where the scaling domain ends. Sums inside (tiny exp(shift), huge), for a kernel whose entries
+// reach exp(shift), lose nothing to underflow: the terms that a product drops are below the smallest
+// normal number times exp(shift). Entries of a factor are all normal up to a cost of deepest epsilon
+// on an axis.
 template <class T>
 struct Range;
 template <>
@@ -18,7 +19,7 @@ struct Range<double> {
 };
 template <>
 struct Range<float> {
-  static constexpr double tiny = 1e-22, huge = 1e30, deepest = 100, spread = 80;
+  static constexpr double tiny = 1e-26, huge = 1e30, deepest = 100, spread = 80;
 };
 
 // exp(-C_k / epsilon) on every axis. In single precision a factor is scaled by exp(shift), so that
@@ -42,7 +43,7 @@ struct GibbsFactors {
       for (int64_t i = 0; i < size; ++i) exponent[i] = geo.cost[k][i] * scale;
       double up = 0;
       if (std::is_same_v<T, float>)
-        up = std::max(0.0, -80 - *std::min_element(&exponent[0], &exponent[0] + size));
+        up = std::max(0.0, -87 - *std::min_element(&exponent[0], &exponent[0] + size));
       shift += up;
       for (int64_t i = 0; i < size; i += W<double>)
         store(&exponent[i], vexp(load(&exponent[i]) + up));

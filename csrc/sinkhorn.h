@@ -30,8 +30,13 @@ struct Relaxation {
   Vec<T> p, q;
   explicit Relaxation(double w) : p(splat(T(w))), q(splat(T(2.0 - w))) {}
   Vec<T> factor(Vec<T> s) const { return (p + q * s) / (q + p * s); }  // s = 1 / r
-  // factor / S
-  Vec<T> next(Vec<T> S, Vec<T> s) const { return (p + q * s) * reciprocal(S * (q + p * s)); }
+  // factor / S; the product of the divisors can overflow in single precision
+  Vec<T> next(Vec<T> S, Vec<T> s) const {
+    if constexpr (std::is_same_v<T, float>)
+      return (p + q * s) * reciprocal(q + p * s) * reciprocal(S);
+    else
+      return (p + q * s) * reciprocal(S * (q + p * s));
+  }
 };
 
 // Weight and stopping of one problem. The weight follows successive-overrelaxation theory: from
@@ -229,13 +234,23 @@ void to_scalings(Team& team, const Geometry& geo, Workspace& p, State& state) {
   enter_scalings<T>(team, geo, p, state);
 }
 
-// From single to double precision; f is computed anew from g.
+// From single to double precision, where the solve stands.
 inline void widen(Team& team, const Geometry& geo, Workspace& p, State& state) {
-  team.once([&] { p.twice.reserve(geo); });
-  copy_lines(team, geo.m, state.v(p.single), Padding::kRepeat, state.v(p.twice));
+  Scalings<double>& s = p.twice;
+  team.once([&] { s.reserve(geo); });
+  copy_lines(team, geo.m, state.v(p.single), Padding::kRepeat, state.v(s));
+  copy_lines(team, geo.n, state.u(p.single), Padding::kRepeat, state.u(s));
   team.barrier();
-  state.next = Phase::kStart;
   enter_scalings<double>(team, geo, p, state);
+  const double scale = std::exp(state.shift);
+  state.shift = 0;
+  const auto [from, to] = team.share(size<double>(geo.n), W<double>);
+  for (int64_t i = from; i < to; i += W<double>) {
+    const Vec<double> u = load(state.u(s) + i) * scale;
+    store(state.u(s) + i, u);
+    store(state.au(s) + i, u * load(&s.a[i]));
+  }
+  team.barrier();
 }
 
 // Scalings to potentials.
@@ -265,7 +280,7 @@ template <class T>
 Update scale(Team& team, int64_t size, const T* S, const T* mass, const T* old, double w, T* out,
              T* weighted) {
   const Relaxation<T> relax(w);
-  const T one = 1, most = T(std::is_same_v<T, float> ? 1e6 : 1e20);  // keeps products finite
+  const T one = 1, most = T(1e20);  // keeps products finite
   Vec<T> low = splat(std::numeric_limits<T>::infinity()), high{}, before{}, after{}, total{};
   const auto [from, to] = team.share(size, W<T>);
   for (int64_t i = from; i < to; i += W<T>) {
@@ -291,9 +306,25 @@ Update scale(Team& team, int64_t size, const T* S, const T* mass, const T* old, 
                   std::min(x.low, y.low), std::max(x.high, y.high)};
   });
 }
-template <class T>
-bool in_range(const Update& update) {
-  return update.low > Range<T>::tiny && update.high < Range<T>::huge;
+
+// Scales v, and with it f and g against each other, so that the sums of both sides have their
+// logarithms around half of the kernel's shift.
+inline void centre(Team& team, const Geometry& geo, Scalings<float>& s, float* v, double shift) {
+  float low = std::numeric_limits<float>::max(), high = 0;
+  const auto [from, to] = team.share(size<float>(geo.m), W<float>);
+  for (int64_t i = from; i < to; i += W<float>) {
+    low = std::min(low, float(hmin(load(v + i))));
+    high = std::max(high, float(hmax(load(v + i))));
+  }
+  low = team.combine(low, [](float x, float y) { return std::min(x, y); });
+  high = team.combine(high, [](float x, float y) { return std::max(x, y); });
+  const double middle = 0.5 * (std::log(double(low)) + std::log(double(high)));
+  const float factor = float(std::exp(-0.5 * shift - middle));
+  for (int64_t i = from; i < to; i += W<float>) {
+    store(v + i, load(v + i) * factor);
+    store(&s.bv[i], load(&s.bv[i]) * factor);
+  }
+  team.barrier();
 }
 
 // Rounding shows in single precision below this marginal error.
@@ -307,6 +338,25 @@ void solve_scaling(Team& team, const Geometry& geo, Workspace& p, ScalingKernel<
   const int64_t n = size<T>(geo.n), m = size<T>(geo.m);
   typename ScalingKernel<T>::Trace forward, backward;
   state.shift = kernel.shift();
+  const auto in_range = [tiny = Range<T>::tiny * std::exp(state.shift)](const Update& update) {
+    return update.low > tiny && update.high < Range<T>::huge;
+  };
+  if constexpr (std::is_same_v<T, float>)
+    if (state.next == Phase::kStart) centre(team, geo, s, state.v(s), state.shift);
+  // A solve that arrives here before an update of f may end with it, and the cost needs the trace.
+  if (state.next == Phase::kRow) kernel.backward(team, state.au(s), s.Z.data(), backward);
+  const auto update_g = [&] {
+    kernel.backward(team, state.au(s), s.Z.data(), backward);
+    const Update column = scale(team, m, s.Z.data(), s.b.data(), state.v(s), control.w,
+                                state.v_next(s), s.bv.data());
+    if (!in_range(column)) return false;
+    state.flop = !state.flop;
+    state.next = Phase::kRow;
+    state.column_error = column.after;
+    ++control.k;
+    return true;
+  };
+  if (state.next == Phase::kColumn && !update_g()) return;
   for (;;) {
     const bool started = state.next == Phase::kRow;
     kernel.forward(team, s.bv.data(), s.S.data(), forward);
@@ -316,7 +366,7 @@ void solve_scaling(Team& team, const Geometry& geo, Workspace& p, ScalingKernel<
     };
     const double w = control.w;
     const Update row = update_f();
-    if (!in_range<T>(row)) return;
+    if (!in_range(row)) return;
     if (started) {
       control.mass = row.mass;
       const bool each = control.cost_every_iteration();
@@ -331,15 +381,7 @@ void solve_scaling(Team& team, const Geometry& geo, Workspace& p, ScalingKernel<
     }
     state.flip = !state.flip;
     state.next = Phase::kColumn;
-
-    kernel.backward(team, state.au(s), s.Z.data(), backward);
-    const Update column = scale(team, m, s.Z.data(), s.b.data(), state.v(s), control.w,
-                                state.v_next(s), s.bv.data());
-    if (!in_range<T>(column)) return;
-    state.flop = !state.flop;
-    state.next = Phase::kRow;
-    state.column_error = column.after;
-    ++control.k;
+    if (!update_g()) return;
   }
 }
 

@@ -40,6 +40,21 @@ double finish(Team& team, const Geometry& geo, const Workspace& p, double epsilo
   return epsilon * (fa + shift - (mass - 1.0));
 }
 
+// Masses that were rounded to single precision do not sum to 1 exactly, and two marginals of
+// unequal totals would keep a solve from converging.
+template <class T>
+void load_masses(Team& team, const T* in, const Shape& s, Buffer& out) {
+  pad_rows(team, in, s, 0.0, out.data());
+  team.barrier();
+  if (std::is_same_v<T, double>) return;
+  Vec<double> sum{};
+  const auto [from, to] = team.share(out.size(), W<double>);
+  for (int64_t i = from; i < to; i += W<double>) sum += load(&out[i]);
+  const double scale = 1.0 / team.sum(hsum(sum));
+  for (int64_t i = from; i < to; i += W<double>) store(&out[i], load(&out[i]) * scale);
+  team.barrier();
+}
+
 // Results of a batch besides the potentials, one per problem.
 struct Diagnostics {
   double *cost, *value, *marginal_error, *coarse_work;
@@ -58,8 +73,8 @@ void solve_batch(int64_t batch, int d, const Geometry& geo, const T* a, const T*
       [&](Team& team, int64_t i, SinkhornSpace& own) {
         Workspace& p = own.p;
         const double eps = epsilon[i];
-        pad_rows(team, a + i * nn, geo.n, 0.0, p.a.data());
-        pad_rows(team, b + i * mm, geo.m, 0.0, p.b.data());
+        load_masses(team, a + i * nn, geo.n, p.a);
+        load_masses(team, b + i * mm, geo.m, p.b);
         State state;
         double work = 0;
         if (own.pyramid) {
