@@ -84,7 +84,7 @@ def _cpu() -> Backend:
         detail = "compiled library missing; reinstall the package with a C++17 compiler"
         return Backend("cpu", False, ("cpu",), detail)
     openmp = "OpenMP" if library.unot_fast_openmp() else "no OpenMP: one thread"
-    detail = f"compiled float64 kernels, {cpu_isa()}, {openmp}"
+    detail = f"compiled kernels, {cpu_isa()}, {openmp}"
     return Backend("cpu", True, ("cpu",), detail)
 
 

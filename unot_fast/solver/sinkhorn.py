@@ -80,8 +80,9 @@ def sinkhorn(
     backend : {"auto", "cpu", "triton", "reference"}
         ``"auto"`` takes the fast one for the tensors' device; see `unot_fast.backends`.
     dtype : torch.dtype, optional
-        Of the results; default: that of ``a`` and ``b``, at least float32. The CPU backend
-        computes in float64 whatever it is.
+        Of the results; default: that of ``a`` and ``b``, at least float32. For float32 the CPU
+        backend computes in single precision until the marginal error is below 3e-5 or the range
+        ends, and goes on in float64; masses below 1e-38 of the total count as zero.
     pyramid : Pyramid, optional
         Settings of the multiscale start.
     validate : bool
