@@ -180,7 +180,7 @@ class LogSumExp {
 
  private:
   bool in_scaling_domain(Team& team, const double* h, double epsilon, double* out) {
-    if (geo_.max_axis_cost > Range<double>::deepest * epsilon) return false;
+    if (geo_.deepest > Range<double>::deepest * epsilon) return false;
     Vec<double> top = splat(-kInf);
     const auto [from, to] = team.share(size<double>(geo_.m), W<double>);
     for (int64_t i = from; i < to; i += W<double>) top = vmax(top, load(h + i));

@@ -43,7 +43,7 @@ struct GibbsFactors {
       for (int64_t i = 0; i < size; ++i) exponent[i] = geo.cost[k][i] * scale;
       double up = 0;
       if (std::is_same_v<T, float>)
-        up = std::max(0.0, -87 - *std::min_element(&exponent[0], &exponent[0] + size));
+        up = std::max(0.0, geo.max_axis_cost[k] / epsilon - 87);
       shift += up;
       for (int64_t i = 0; i < size; i += W<double>)
         store(&exponent[i], vexp(load(&exponent[i]) + up));

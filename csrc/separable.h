@@ -41,7 +41,7 @@ struct Geometry {
   Shape n, m;
   const double* cost[3];
   double max_cost = 0;  // sum over the axes of the largest entries
-  double max_axis_cost = 0;
+  double max_axis_cost[3] = {}, deepest = 0;  // the largest entries, and the largest of these
 
   Geometry(int d, const Shape& source, const Shape& target, const double* const* costs)
       : n(source), m(target) {
@@ -49,8 +49,8 @@ struct Geometry {
     for (int k = 0; k < 3; ++k) cost[k] = k < 3 - d ? &zero : costs[k - 3 + d];
     for (int k = 0; k < 3; ++k) {
       const double largest = *std::max_element(cost[k], cost[k] + n[k] * m[k]);
-      max_cost += largest;
-      max_axis_cost = std::max(max_axis_cost, largest);
+      max_cost += max_axis_cost[k] = largest;
+      deepest = std::max(deepest, largest);
     }
   }
   // Whether the last two axes are the same, and the first is trivial.

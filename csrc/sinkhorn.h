@@ -205,7 +205,7 @@ void enter_scalings(Team& team, const Geometry& geo, Workspace& p, State& state)
 template <class T>
 bool fits(const Geometry& geo, double epsilon) {
   const double range = geo.max_cost / epsilon;
-  if (geo.max_axis_cost > Range<T>::deepest * epsilon) return false;
+  if (geo.deepest > Range<T>::deepest * epsilon) return false;
   return range < (std::is_same_v<T, float> ? 280.0 : 1200.0);
 }
 

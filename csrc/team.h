@@ -124,6 +124,33 @@ class Team {
 // Multiplications of a Sinkhorn iteration below which one thread is as fast as several.
 constexpr int64_t kTogetherAbove = 1 << 19;
 
+// Hands out the problems of a batch: to each team its own stretch, the same in every call, so that
+// its data is where it was, then what other teams have left.
+class Queue {
+ public:
+  Queue(int64_t batch, int teams) {
+    for (int t = 0; t < teams; ++t) stretch_.emplace_back(batch * t / teams, batch * (t + 1) / teams);
+  }
+  // The next problem for a team, or -1; turn counts the stretches that it has exhausted.
+  int64_t take(int team, int& turn) {
+    const int teams = int(stretch_.size());
+    for (; turn < teams; ++turn) {
+      Stretch& s = stretch_[(team + turn) % teams];
+      const int64_t i = s.next.fetch_add(1, std::memory_order_relaxed);
+      if (i < s.end) return i;
+    }
+    return -1;
+  }
+
+ private:
+  struct alignas(64) Stretch {
+    std::atomic<int64_t> next;
+    int64_t end;
+    Stretch(int64_t from, int64_t to) : next(from), end(to) {}
+  };
+  std::deque<Stretch> stretch_;
+};
+
 // Calls solve(team, i, own) on every member of a team, for the problems i that the team is given;
 // own is what make() returns, one per team. Problems are spread over threads; threads that are
 // left over join teams where the work is worth it.
@@ -134,7 +161,7 @@ void for_each_problem(int64_t batch, int threads, bool together, Make make, Solv
   std::deque<Team::Shared> shared;
   for (int64_t t = 0; t < std::min<int64_t>(batch, most); ++t) shared.emplace_back(most);
   std::vector<std::unique_ptr<Own>> owned(shared.size());
-  std::atomic<int64_t> next{0};
+  Queue queue(batch, int(shared.size()));
   const auto member = [&](int thread, int running) {
     FlushSubnormals flush;
     const int teams = int(std::min<int64_t>(batch, running));
@@ -142,9 +169,9 @@ void for_each_problem(int64_t batch, int threads, bool together, Make make, Solv
     if (index >= teams) return;
     Team team(&shared[index], thread % size, size);
     team.once([&] { owned[index].reset(make()); });
-    for (;;) {
-      const int64_t i = team.broadcast(team.first() ? next.fetch_add(1) : int64_t{0});
-      if (i >= batch) break;
+    for (int turn = 0;;) {
+      const int64_t i = team.broadcast(team.first() ? queue.take(index, turn) : int64_t{0});
+      if (i < 0) break;
       solve(team, i, *owned[index]);
     }
     team.once([&] { owned[index].reset(); });  // its memory stays with this thread
