@@ -53,9 +53,7 @@ struct GibbsFactors {
   void transpose(const Geometry& geo) {
     for (int k = 0; k < 3; ++k) {
       const Array<T> kernel = matrix[k];
-      for (int64_t j = 0; j < geo.m[k]; ++j)
-        for (int64_t i = 0; i < geo.n[k]; ++i)
-          matrix[k][j * geo.n[k] + i] = kernel[i * geo.m[k] + j];
+      ::transpose(geo.n[k], geo.m[k], kernel.data(), matrix[k].data(), geo.n[k]);
     }
   }
   void times_cost(const Geometry& geo) {

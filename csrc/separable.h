@@ -78,6 +78,17 @@ void pad_rows(Team& team, const In* in, const Shape& s, double fill, double* out
   }
 }
 
+// out(c, r) = in(r, c), in tiles: lines a power of two apart would evict each other.
+template <class T>
+void transpose(int64_t rows, int64_t columns, const T* in, T* out, int64_t out_stride) {
+  constexpr int64_t tile = 16;
+  for (int64_t r0 = 0; r0 < rows; r0 += tile)
+    for (int64_t c0 = 0; c0 < columns; c0 += tile)
+      for (int64_t c = c0; c < std::min(c0 + tile, columns); ++c)
+        for (int64_t r = r0; r < std::min(r0 + tile, rows); ++r)
+          out[c * out_stride + r] = in[r * columns + c];
+}
+
 // Axis by axis, out = A_k in: one matrix (to_k, in_k), row-major, per axis.
 template <class T>
 class SeparableMap {
@@ -89,9 +100,9 @@ class SeparableMap {
     // results there are finite and in range.
     const int64_t ld = stride<T>(to);
     b_.resize(in[2] * ld);
-    for (int64_t r = 0; r < ld; ++r)
-      for (int64_t c = 0; c < in[2]; ++c)
-        b_[c * ld + r] = matrix[2][std::min(r, to[2] - 1) * in[2] + c];
+    transpose(to[2], in[2], matrix[2].data(), b_.data(), ld);
+    for (int64_t c = 0; c < in[2]; ++c)
+      std::fill(&b_[c * ld] + to[2], &b_[c * ld] + ld, b_[c * ld + to[2] - 1]);
   }
 
   bool empty() const { return b_.empty(); }
