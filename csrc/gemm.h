@@ -1,5 +1,5 @@
-// C = A B for the shapes of a separable kernel: row-major, any M and K, N a
-// multiple of the vector width (rows are padded).
+// C = A B for the shapes of a separable kernel: row-major, any M and K, N a multiple of the vector
+// width (rows are padded).
 //
 // Column panels of B are walked by a register tile of MR rows x NV vectors. A panel is copied to
 // contiguous memory when B is too large for the first-level cache.

@@ -15,15 +15,12 @@ class LogKernel {
       const int64_t n = geo.n[k], m = geo.m[k];
       forward_[k].resize(n * m);
       backward_[k].resize(n * m);
-      cost_[k] = geo.cost[k];
-      for (int64_t i = 0; i < n; ++i)
-        for (int64_t j = 0; j < m; ++j) {
-          forward_[k][i * m + j] = geo.cost[k][i * m + j] / epsilon;
-          backward_[k][j * n + i] = forward_[k][i * m + j];
-        }
+      for (int64_t i = 0; i < n * m; ++i) forward_[k][i] = geo.cost[k][i] / epsilon;
+      ::transpose(n, m, forward_[k].data(), backward_[k].data(), n);
     }
     const int64_t lines = std::max(geo.n[0], geo.m[0]) * std::max(geo.n[1], geo.m[1]);
-    const int64_t size = std::max(stride<double>(geo.n), stride<double>(geo.m)) * padded<double>(lines);
+    const int64_t length = std::max(stride<double>(geo.n), stride<double>(geo.m));
+    const int64_t size = length * padded<double>(lines);
     for (Buffer* b : {&x_, &y_, &mean_x_, &mean_y_}) b->resize(size);
   }
 
@@ -43,26 +40,28 @@ class LogKernel {
   template <bool kMean, int V>
   static void contract(int64_t in, int64_t to, int64_t R, const double* c, const double* cost,
                        const double* x, const double* mean, double* out, double* mean_out) {
+    constexpr int w = W<double>;
     for (int64_t i = 0; i < to; ++i) {
       const double* ci = c + i * in;
       Vec<double> top[V];
       for (int v = 0; v < V; ++v) top[v] = splat(-1e300);  // finite: an empty sum gives -inf below
       for (int64_t j = 0; j < in; ++j)
-        for (int v = 0; v < V; ++v) top[v] = vmax(top[v], load(x + j * R + v * W<double>) - ci[j]);
+        for (int v = 0; v < V; ++v) top[v] = vmax(top[v], load(x + j * R + v * w) - ci[j]);
       Vec<double> sum[V] = {}, weighted[V] = {};
       for (int64_t j = 0; j < in; ++j) {
         for (int v = 0; v < V; ++v) {
-          Vec<double> t = load(x + j * R + v * W<double>) - ci[j] - top[v];
+          Vec<double> t = load(x + j * R + v * w) - ci[j] - top[v];
           if (!any(t > -45.0)) continue;
           Vec<double> e = vexp(t);
           sum[v] += e;
-          if constexpr (kMean) weighted[v] += e * (load(mean + j * R + v * W<double>) + cost[i * in + j]);
+          if constexpr (kMean) weighted[v] += e * (load(mean + j * R + v * w) + cost[i * in + j]);
         }
       }
       for (int v = 0; v < V; ++v) {
-        store(out + i * R + v * W<double>, top[v] + vlog(sum[v]));
+        store(out + i * R + v * w, top[v] + vlog(sum[v]));
         if constexpr (kMean)
-          store(mean_out + i * R + v * W<double>, select(sum[v] > 0.0, weighted[v] / sum[v], Vec<double>{}));
+          store(mean_out + i * R + v * w,
+                select(sum[v] > 0.0, weighted[v] / sum[v], Vec<double>{}));
       }
     }
   }
@@ -77,7 +76,7 @@ class LogKernel {
       const int64_t slice = b / blocks, r = b % blocks * 2 * W<double>;
       const int64_t at = slice * in * R + r, out_at = slice * to * R + r;
       const auto run = [&](auto width) {
-        contract<kMean, decltype(width)::value>(in, to, R, c.data(), cost_[k], &x_[at],
+        contract<kMean, decltype(width)::value>(in, to, R, c.data(), geo_.cost[k], &x_[at],
                                                 &mean_x_[at], &y_[out_at], &mean_y_[out_at]);
       };
       if (r + 2 * W<double> <= R)
@@ -118,8 +117,9 @@ class LogKernel {
     if constexpr (kMean)
       transpose(team, mean_x_.data(), to[2], lines, R, mean_y_.data(), stride<double>(to));
     finish_stage(team);
-    if (in[1] * to[1] > 1) leading<kMean>(team, 1, in[0], in[1], to[1], stride<double>(to), c[1]);
-    if (in[0] * to[0] > 1) leading<kMean>(team, 0, 1, in[0], to[0], to[1] * stride<double>(to), c[0]);
+    const int64_t line = stride<double>(to);
+    if (in[1] * to[1] > 1) leading<kMean>(team, 1, in[0], in[1], to[1], line, c[1]);
+    if (in[0] * to[0] > 1) leading<kMean>(team, 0, 1, in[0], to[0], to[1] * line, c[0]);
     const auto [from, end] = team.share(size<double>(to));
     std::copy(&x_[from], &x_[from] + (end - from), out + from);
     if constexpr (kMean) std::copy(&mean_x_[from], &mean_x_[from] + (end - from), mean + from);
@@ -128,7 +128,6 @@ class LogKernel {
 
   const Geometry& geo_;
   Buffer forward_[3], backward_[3];
-  const double* cost_[3];
   Buffer x_, y_, mean_x_, mean_y_;
 };
 
@@ -136,10 +135,12 @@ class LogKernel {
 template <class T>
 class GibbsProduct {
  public:
+  using Real = T;
   explicit GibbsProduct(const Geometry& geo) : geo_(geo) {}
 
   // Whether all of out is in range. In single precision out is scaled by some constant.
   bool operator()(Team& team, const T* x, double epsilon, T* out) {
+    if (geo_.max_axis_cost() > Range<T>::axis * epsilon) return false;
     if (epsilon != epsilon_)
       team.once([&] {
         const GibbsFactors<T> factors(geo_, epsilon);
@@ -172,6 +173,8 @@ class LogSumExp {
  public:
   explicit LogSumExp(const Geometry& geo) : geo_(geo), product_(geo), x_(size<double>(geo.m)) {}
 
+  GibbsProduct<double>& product() { return product_; }
+
   void operator()(Team& team, const double* h, double epsilon, double* out) {
     if (in_scaling_domain(team, h, epsilon, out)) return;
     team.once([&] { log_.emplace(geo_, epsilon); });
@@ -180,7 +183,6 @@ class LogSumExp {
 
  private:
   bool in_scaling_domain(Team& team, const double* h, double epsilon, double* out) {
-    if (geo_.deepest > Range<double>::deepest * epsilon) return false;
     Vec<double> top = splat(-kInf);
     const auto [from, to] = team.share(size<double>(geo_.m), W<double>);
     for (int64_t i = from; i < to; i += W<double>) top = vmax(top, load(h + i));

@@ -1,8 +1,9 @@
 // Masses scaled to total 1.
 
+#include <algorithm>
 #include <cmath>
 
-#include "team.h"
+#include "vector.h"
 
 namespace {
 
@@ -32,18 +33,21 @@ int normalise(int64_t batch, int64_t count, const void* masses, int threads, voi
               double* total) {
   const T* x = static_cast<const T*>(masses);
   T* out = static_cast<T*>(normalised);
-  std::atomic<bool> all{true};
-  for_each_problem(
-      batch, threads, false, [] { return new char; },
-      [&](Team&, int64_t i, char&) {
-        const T* from = x + i * count;
-        T* to = out + i * count;
-        total[i] = plain_total(from, count);
-        if (std::isnan(total[i])) all = false;
-        const double scale = 1.0 / total[i];
-        for (int64_t j = 0; j < count; ++j) to[j] = T(double(from[j]) * scale);
-      });
-  return all;
+  bool plain = true;
+#pragma omp parallel num_threads(int(std::min<int64_t>(batch, threads))) reduction(&& : plain)
+  {
+    FlushSubnormals flush;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < batch; ++i) {
+      const T* from = x + i * count;
+      T* to = out + i * count;
+      total[i] = plain_total(from, count);
+      plain = plain && !std::isnan(total[i]);
+      const double scale = 1.0 / total[i];
+      for (int64_t j = 0; j < count; ++j) to[j] = T(double(from[j]) * scale);
+    }
+  }
+  return plain;
 }
 
 }  // namespace

@@ -41,14 +41,14 @@ class Pooling {
         while (to > from + 1 && row[to - 1] == 0) --to;
         runs_[k].push_back({from, {row + from, row + to}});
       }
-    for (int64_t r = 0; r < coarse[2]; ++r)
-      for (int64_t c = 0; c < fine[2]; ++c) last_[c * stride<double>(coarse) + r] = pool[2][r * fine[2] + c];
+    transpose(coarse[2], fine[2], pool[2], last_.data(), stride<double>(coarse));
     between_[0].resize(fine[1] * stride<double>(fine));
     between_[1].resize(coarse[0] * coarse[1] * stride<double>(fine));
   }
 
   void operator()(const double* x, double* out) {
-    const int64_t ld = stride<double>(fine_), plane = fine_[1] * ld;
+    const int64_t ld = stride<double>(fine_), ld_to = stride<double>(coarse_);
+    const int64_t plane = fine_[1] * ld;
     double *first = between_[0].data(), *middle = between_[1].data();
     for (const Run& run : runs_[0]) {
       add(run, plane, x, first);
@@ -57,8 +57,8 @@ class Pooling {
         middle += ld;
       }
     }
-    gemm(0, coarse_.lines(), stride<double>(coarse_), fine_[2], between_[1].data(), ld, last_.data(),
-         stride<double>(coarse_), out, stride<double>(coarse_));
+    gemm(0, coarse_.lines(), ld_to, fine_[2], between_[1].data(), ld, last_.data(), ld_to, out,
+         ld_to);
   }
 
  private:
@@ -89,14 +89,13 @@ struct Level {
   Workspace space;
   Solver solve;
   GibbsProduct<float> prolong_single;
-  GibbsProduct<double> prolong_double;
-  LogSumExp prolong_log;
+  LogSumExp prolong;
 
   Level(Geometry own, Geometry to_finer, Pooling source, Pooling target, double floor,
         double share)
       : geo(own), prolongation(to_finer), pool_source(std::move(source)),
         pool_target(std::move(target)), epsilon_floor(floor), work(share), space(geo), solve(geo),
-        prolong_single(prolongation), prolong_double(prolongation), prolong_log(prolongation) {}
+        prolong_single(prolongation), prolong(prolongation) {}
   Level(const Level&) = delete;  // its members refer to each other
 };
 
@@ -191,15 +190,17 @@ class Pyramid {
   Domain to_finer(Team& team, Level& level, State& at, double epsilon, double next,
                   const Geometry& geo, Workspace& finer) {
     Domain domain = Domain::kPotentials;
-    const auto product = [&](auto& prolong, auto& scalings, auto& out) {
+    const auto product = [&](auto& prolong) {
+      using T = typename std::remove_reference_t<decltype(prolong)>::Real;
+      Scalings<T>& out = finer.scalings<T>();
       team.once([&] { out.reserve(geo); });
-      if (!prolong(team, at.au(scalings), epsilon, out.Z.data())) return false;
+      const T* au = at.au(level.space.scalings<T>());
+      if (!prolong(team, au, epsilon, out.Z.data())) return false;
       if (next != epsilon) {
         log_lines(team, geo.m, out.Z.data(), -epsilon / next, 0.0, finer.g.data());
         team.barrier();
         return true;
       }
-      using T = std::remove_reference_t<decltype(out.v[0])>;
       const auto [from, end] = team.share(size<T>(geo.m), W<T>);
       for (int64_t i = from; i < end; i += W<T>) store(&out.v[i], reciprocal(load(&out.Z[i])));
       team.barrier();
@@ -208,16 +209,14 @@ class Pyramid {
       domain = fresh.domain;
       return true;
     };
-    if (at.domain == Domain::kSingle && product(level.prolong_single, level.space.single, finer.single))
-      return domain;
-    if (at.domain == Domain::kDouble && product(level.prolong_double, level.space.twice, finer.twice))
-      return domain;
+    if (at.domain == Domain::kSingle && product(level.prolong_single)) return domain;
+    if (at.domain == Domain::kDouble && product(level.prolong.product())) return domain;
     to_potentials(team, level.geo, level.space, at);
     const auto [first, last] = team.share(size<double>(level.geo.n), W<double>);
     for (int64_t i = first; i < last; i += W<double>)
       store(&h_[i], vlog(load(&level.space.a[i])) + load(&level.space.f[i]));
     team.barrier();
-    level.prolong_log(team, h_.data(), epsilon, finer.g.data());
+    level.prolong(team, h_.data(), epsilon, finer.g.data());
     const auto [from, end] = team.share(size<double>(geo.m), W<double>);
     for (int64_t i = from; i < end; i += W<double>)
       store(&finer.g[i], load(&finer.g[i]) * (-epsilon / next));

@@ -1,25 +1,26 @@
 // exp(-C / epsilon) of a separable cost, as products with one matrix per axis.
 #pragma once
 
-#include <initializer_list>
-
 #include "separable.h"
 
 namespace {
 
 // Where the scaling domain ends. Sums inside (tiny exp(shift), huge), for a kernel whose entries
-// reach exp(shift), lose nothing to underflow: the terms that a product drops are below the smallest
-// normal number times exp(shift). Entries of a factor are all normal up to a cost of deepest epsilon
-// on an axis.
+// reach exp(shift), lose nothing to underflow: what a product drops is below the smallest normal
+// number times exp(shift). In nats: the entries of a factor are normal up to an exponent of axis; a
+// problem whose exponents exceed total, or whose start spreads over more than spread, would leave
+// the range at once.
 template <class T>
 struct Range;
 template <>
 struct Range<double> {
-  static constexpr double tiny = 1e-280, huge = 1e280, deepest = 700, spread = 600;
+  static constexpr double tiny = 1e-280, huge = 1e280, axis = 700, total = 1200,
+                          spread = 600;
 };
 template <>
 struct Range<float> {
-  static constexpr double tiny = 1e-26, huge = 1e30, deepest = 100, spread = 80;
+  static constexpr double tiny = 1e-26, huge = 1e30, axis = 100, total = 280,
+                          spread = 80;
 };
 
 // exp(-C_k / epsilon) on every axis. In single precision a factor is scaled by exp(shift), so that
@@ -42,8 +43,7 @@ struct GibbsFactors {
       const double scale = -1.0 / epsilon;
       for (int64_t i = 0; i < size; ++i) exponent[i] = geo.cost[k][i] * scale;
       double up = 0;
-      if (std::is_same_v<T, float>)
-        up = std::max(0.0, geo.max_axis_cost[k] / epsilon - 87);
+      if constexpr (std::is_same_v<T, float>) up = std::max(0.0, geo.largest[k] / epsilon - 87);
       shift += up;
       for (int64_t i = 0; i < size; i += W<double>)
         store(&exponent[i], vexp(load(&exponent[i]) + up));
@@ -66,8 +66,7 @@ struct GibbsFactors {
 template <class T>
 class ScalingKernel {
  public:
-  ScalingKernel(const Geometry& geo, double epsilon)
-      : geo_(geo), epsilon_(epsilon) {
+  ScalingKernel(const Geometry& geo, double epsilon) : geo_(geo), epsilon_(epsilon) {
     GibbsFactors<T> factors(geo, epsilon);
     shift_ = factors.shift;
     forward_ = SeparableMap<T>(geo.m, geo.n, factors.matrix);
@@ -94,7 +93,7 @@ class ScalingKernel {
   // sum_xy x(x) C(x, y) exp(-C(x, y) / epsilon) y(y) after forward(y) and backward(x): one product
   // for each axis, weighted there with its cost.
   double cost(Team& team, const Trace& forward, const Trace& backward) {
-    if (weighted_.empty() || scratch_.empty())
+    if (weighted_.empty())
       team.once([&] {
         GibbsFactors<T> factors(geo_, epsilon_);
         factors.times_cost(geo_);

@@ -40,19 +40,18 @@ inline Shape shape_of(int d, const int64_t* lengths) {
 struct Geometry {
   Shape n, m;
   const double* cost[3];
-  double max_cost = 0;  // sum over the axes of the largest entries
-  double max_axis_cost[3] = {}, deepest = 0;  // the largest entries, and the largest of these
+  double largest[3];  // entry of each cost
 
   Geometry(int d, const Shape& source, const Shape& target, const double* const* costs)
       : n(source), m(target) {
     static const double zero = 0;
-    for (int k = 0; k < 3; ++k) cost[k] = k < 3 - d ? &zero : costs[k - 3 + d];
     for (int k = 0; k < 3; ++k) {
-      const double largest = *std::max_element(cost[k], cost[k] + n[k] * m[k]);
-      max_cost += max_axis_cost[k] = largest;
-      deepest = std::max(deepest, largest);
+      cost[k] = k < 3 - d ? &zero : costs[k - 3 + d];
+      largest[k] = *std::max_element(cost[k], cost[k] + n[k] * m[k]);
     }
   }
+  double max_cost() const { return largest[0] + largest[1] + largest[2]; }
+  double max_axis_cost() const { return *std::max_element(largest, largest + 3); }
   // Whether the last two axes are the same, and the first is trivial.
   bool square_axes() const {
     const int64_t count = n[1] * m[1];
@@ -112,8 +111,9 @@ class SeparableMap {
   void axis(Team& team, int k, Shape& s, const T* x, T* out) const {
     const int64_t rows_in = in_[k], rows_to = to_[k], ld = stride<T>(s);
     if (k == 2) {
+      const int64_t ld_to = stride<T>(to_);
       const auto [from, to] = team.share(s.lines());
-      gemm(from, to, stride<T>(to_), rows_in, x, ld, b_.data(), stride<T>(to_), out, stride<T>(to_));
+      gemm(from, to, ld_to, rows_in, x, ld, b_.data(), ld_to, out, ld_to);
     } else if (k == 1) {
       const auto [from, to] = team.share(s[0] * rows_to);
       for (int64_t i = from / rows_to; i * rows_to < to; ++i)

@@ -12,10 +12,11 @@ extern "C" void PER_ISA(separable_lse)(int64_t batch, int d, const int64_t* shap
   struct Own {
     LogSumExp log_sum_exp;
     Buffer x, l;
-    explicit Own(const Geometry& geo) : log_sum_exp(geo), x(size<double>(geo.m)), l(size<double>(geo.n)) {}
+    explicit Own(const Geometry& geo)
+        : log_sum_exp(geo), x(size<double>(geo.m)), l(size<double>(geo.n)) {}
   };
   for_each_problem(
-      batch, threads, geo.work() > kTogetherAbove, [&] { return new Own(geo); },
+      batch, threads, geo.work() > kTogetherAbove, [&] { return std::make_unique<Own>(geo); },
       [&](Team& team, int64_t i, Own& own) {
         pad_rows(team, h + i * mm, geo.m, -kInf, own.x.data());
         team.barrier();

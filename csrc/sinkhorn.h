@@ -7,6 +7,8 @@
 // end, where rounding would show.
 #pragma once
 
+#include <tuple>
+
 #include "log_kernel.h"
 
 namespace {
@@ -56,19 +58,25 @@ class Control {
   bool cost_every_iteration() const { return opt_.criterion == kCost; }
   bool cost_at_the_end() const { return opt_.criterion == kMarginal; }
 
-  // Called once per completed iteration; true when the problem is solved or out of iterations.
+  // Whether an iteration with this outcome is the last.
+  bool ends(double new_error, double new_cost) const {
+    return solved(new_error, new_cost) || k >= opt_.max_iter;
+  }
+  // Called once per completed iteration; true when it is the last.
   bool observe(double new_error, double new_cost) {
-    if (opt_.criterion != kCost)
-      converged = new_error < opt_.tol;
-    else
-      converged = k > 1 && std::abs(new_cost - cost) < opt_.tol * std::abs(new_cost);
+    const bool last = ends(new_error, new_cost);
+    converged = solved(new_error, new_cost);
     error = new_error;
     cost = new_cost;
     if (adaptive_ && !converged) adapt();
-    return converged || k >= opt_.max_iter;
+    return last;
   }
 
  private:
+  bool solved(double new_error, double new_cost) const {
+    if (opt_.criterion != kCost) return new_error < opt_.tol;
+    return k > 1 && std::abs(new_cost - cost) < opt_.tol * std::abs(new_cost);
+  }
   void adapt() {
     best_ = std::min(best_, error);
     if (w > 1.0 && error > 4.0 * best_) {
@@ -114,20 +122,17 @@ struct Scalings {
 struct Workspace {
   Buffer a, b;  // masses, padded with zeros
   Buffer f, g;  // potentials in nats, padded with the last entry of a line
-  Scalings<float> single;
-  Scalings<double> twice;
-
   explicit Workspace(const Geometry& geo) {
     for (Buffer* x : {&a, &f}) x->resize(size<double>(geo.n));
     for (Buffer* x : {&b, &g}) x->resize(size<double>(geo.m));
   }
   template <class T>
   Scalings<T>& scalings() {
-    if constexpr (std::is_same_v<T, float>)
-      return single;
-    else
-      return twice;
+    return std::get<Scalings<T>>(scalings_);
   }
+
+ private:
+  std::tuple<Scalings<float>, Scalings<double>> scalings_;
 };
 
 enum class Phase { kStart, kRow, kColumn, kDone };
@@ -204,9 +209,8 @@ void enter_scalings(Team& team, const Geometry& geo, Workspace& p, State& state)
 // Whether the scaling domain can hold a problem at all.
 template <class T>
 bool fits(const Geometry& geo, double epsilon) {
-  const double range = geo.max_cost / epsilon;
-  if (geo.deepest > Range<T>::deepest * epsilon) return false;
-  return range < (std::is_same_v<T, float> ? 280.0 : 1200.0);
+  return geo.max_axis_cost() <= Range<T>::axis * epsilon &&
+         geo.max_cost() < Range<T>::total * epsilon;
 }
 
 // Potentials to scalings, where these are in range.
@@ -236,10 +240,11 @@ void to_scalings(Team& team, const Geometry& geo, Workspace& p, State& state) {
 
 // From single to double precision, where the solve stands.
 inline void widen(Team& team, const Geometry& geo, Workspace& p, State& state) {
-  Scalings<double>& s = p.twice;
+  Scalings<float>& single = p.scalings<float>();
+  Scalings<double>& s = p.scalings<double>();
   team.once([&] { s.reserve(geo); });
-  copy_lines(team, geo.m, state.v(p.single), Padding::kRepeat, state.v(s));
-  copy_lines(team, geo.n, state.u(p.single), Padding::kRepeat, state.u(s));
+  copy_lines(team, geo.m, state.v(single), Padding::kRepeat, state.v(s));
+  copy_lines(team, geo.n, state.u(single), Padding::kRepeat, state.u(s));
   team.barrier();
   enter_scalings<double>(team, geo, p, state);
   const double scale = std::exp(state.shift);
@@ -262,9 +267,9 @@ inline void to_potentials(Team& team, const Geometry& geo, Workspace& p, State& 
     log_lines(team, geo.m, state.v(s), 1.0, 0.0, p.g.data());
   };
   if (state.domain == Domain::kSingle)
-    convert(p.single);
+    convert(p.scalings<float>());
   else
-    convert(p.twice);
+    convert(p.scalings<double>());
   state.domain = Domain::kPotentials;
   team.barrier();
 }
@@ -330,7 +335,8 @@ inline void centre(Team& team, const Geometry& geo, Scalings<float>& s, float* v
 // Rounding shows in single precision below this marginal error.
 constexpr double kSingleFloor = 3e-5;
 
-// Scaling domain. Returns when the problem is done, or with the last state in range.
+// Scaling domain. Returns when the problem is done, or with the last state in range, or in single
+// precision before an iteration below the floor is observed.
 template <class T>
 void solve_scaling(Team& team, const Geometry& geo, Workspace& p, ScalingKernel<T>& kernel,
                    Control& control, State& state) {
@@ -371,12 +377,13 @@ void solve_scaling(Team& team, const Geometry& geo, Workspace& p, ScalingKernel<
       control.mass = row.mass;
       const bool each = control.cost_every_iteration();
       const double cost = each ? kernel.cost(team, forward, backward) : 0.0;
-      if (control.observe(row.before + state.column_error, cost)) {
+      const double error = row.before + state.column_error;
+      if (std::is_same_v<T, float> && error < kSingleFloor && !control.ends(error, cost)) return;
+      if (control.observe(error, cost)) {
         if (control.cost_at_the_end()) control.cost = kernel.cost(team, forward, backward);
         state.next = Phase::kDone;
         return;
       }
-      if (std::is_same_v<T, float> && control.error < kSingleFloor) return;
       if (control.w != w) update_f();
     }
     state.flip = !state.flip;
@@ -479,7 +486,7 @@ class Solver {
   // p holds the masses and the start: g in nats, or scalings.
   Control operator()(Team& team, Workspace& p, double epsilon, const Options& options,
                      State& state) {
-    Control control(options, geo_.max_cost / epsilon);
+    Control control(options, geo_.max_cost() / epsilon);
     const auto waiting = [&] { return state.domain == Domain::kPotentials; };
     if (waiting() && options.single && fits<float>(geo_, epsilon))
       to_scalings<float>(team, geo_, p, state);

@@ -46,7 +46,7 @@ template <class T>
 void load_masses(Team& team, const T* in, const Shape& s, Buffer& out) {
   pad_rows(team, in, s, 0.0, out.data());
   team.barrier();
-  if (std::is_same_v<T, double>) return;
+  if constexpr (std::is_same_v<T, double>) return;
   Vec<double> sum{};
   const auto [from, to] = team.share(out.size(), W<double>);
   for (int64_t i = from; i < to; i += W<double>) sum += load(&out[i]);
@@ -69,7 +69,7 @@ void solve_batch(int64_t batch, int d, const Geometry& geo, const T* a, const T*
   const int64_t nn = geo.n.count(), mm = geo.m.count();
   for_each_problem(
       batch, threads, geo.work() > kTogetherAbove,
-      [&] { return new SinkhornSpace(geo, d, pyramid, options.single); },
+      [&] { return std::make_unique<SinkhornSpace>(geo, d, pyramid, options.single); },
       [&](Team& team, int64_t i, SinkhornSpace& own) {
         Workspace& p = own.p;
         const double eps = epsilon[i];

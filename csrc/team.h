@@ -9,7 +9,6 @@
 #include <deque>
 #include <memory>
 #include <thread>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -30,7 +29,7 @@ class Team {
     std::atomic<int> arrived{0};
     alignas(64) std::atomic<unsigned> phase{0};
     std::vector<Slot> slots[2];  // of each member
-    explicit Shared(int size = 0) : slots{std::vector<Slot>(size), std::vector<Slot>(size)} {}
+    explicit Shared(int size) : slots{std::vector<Slot>(size), std::vector<Slot>(size)} {}
   };
 
   Team() = default;
@@ -129,7 +128,8 @@ constexpr int64_t kTogetherAbove = 1 << 19;
 class Queue {
  public:
   Queue(int64_t batch, int teams) {
-    for (int t = 0; t < teams; ++t) stretch_.emplace_back(batch * t / teams, batch * (t + 1) / teams);
+    for (int t = 0; t < teams; ++t)
+      stretch_.emplace_back(batch * t / teams, batch * (t + 1) / teams);
   }
   // The next problem for a team, or -1; turn counts the stretches that it has exhausted.
   int64_t take(int team, int& turn) {
@@ -152,15 +152,14 @@ class Queue {
 };
 
 // Calls solve(team, i, own) on every member of a team, for the problems i that the team is given;
-// own is what make() returns, one per team. Problems are spread over threads; threads that are
+// make() gives each team its own, by unique_ptr. Problems are spread over threads; threads that are
 // left over join teams where the work is worth it.
 template <class Make, class Solve>
 void for_each_problem(int64_t batch, int threads, bool together, Make make, Solve solve) {
-  using Own = std::remove_pointer_t<decltype(make())>;
   const int most = together ? threads : int(std::min<int64_t>(batch, threads));
   std::deque<Team::Shared> shared;
   for (int64_t t = 0; t < std::min<int64_t>(batch, most); ++t) shared.emplace_back(most);
-  std::vector<std::unique_ptr<Own>> owned(shared.size());
+  std::vector<decltype(make())> owned(shared.size());
   Queue queue(batch, int(shared.size()));
   const auto member = [&](int thread, int running) {
     FlushSubnormals flush;
@@ -168,7 +167,7 @@ void for_each_problem(int64_t batch, int threads, bool together, Make make, Solv
     const int size = running / teams, index = thread / size;
     if (index >= teams) return;
     Team team(&shared[index], thread % size, size);
-    team.once([&] { owned[index].reset(make()); });
+    team.once([&] { owned[index] = make(); });
     for (int turn = 0;;) {
       const int64_t i = team.broadcast(team.first() ? queue.take(index, turn) : int64_t{0});
       if (i < 0) break;

@@ -13,6 +13,11 @@ from unot_fast.ops.backends import cpu_isa, cpu_library
 _i64, _int, _double, _pointer = ctypes.c_int64, ctypes.c_int, ctypes.c_double, ctypes.c_void_p
 
 
+def _kernel(name: str):
+    """A function of the library, for the instruction set in use."""
+    return getattr(cpu_library(), f"{name}_{cpu_isa()}")
+
+
 def _sizes(shape: Sequence[int]) -> ctypes.Array:
     return (_i64 * len(shape))(*shape)
 
@@ -46,7 +51,7 @@ def separable_lse(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor) -> Tensor
     h, epsilon, *costs = _prepare(h, epsilon, *costs)
     out = h.new_empty((h.shape[0], *(c.shape[0] for c in costs)))
     if out.numel():
-        getattr(cpu_library(), f"separable_lse_{cpu_isa()}")(
+        _kernel("separable_lse")(
             _i64(h.shape[0]),
             *_geometry(costs),
             _pointer(h.data_ptr()),
@@ -138,7 +143,7 @@ def _solve(
     n_iters = torch.empty(batch, dtype=torch.int32)
     converged, log_domain = (torch.empty(batch, dtype=torch.bool) for _ in range(2))
     if batch:
-        getattr(cpu_library(), f"sinkhorn_separable_{cpu_isa()}")(
+        _kernel("sinkhorn_separable")(
             _i64(batch),
             *_geometry(costs),
             _int(dtype is torch.float32),
@@ -160,7 +165,7 @@ def normalise(x: Tensor, batch: int) -> tuple[Tensor, Tensor, bool]:
     x = x.contiguous()
     out = torch.empty(x.shape, dtype=x.dtype)
     total = torch.empty(batch, dtype=torch.float64)
-    valid = getattr(cpu_library(), f"normalise_{cpu_isa()}")(
+    valid = _kernel("normalise")(
         _i64(batch),
         _i64(x.numel() // batch),
         _pointer(x.data_ptr()),
