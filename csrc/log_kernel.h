@@ -151,14 +151,8 @@ class GibbsProduct {
       });
     const T* before[3];
     map_.apply(team, kLastFirst, x, out, between_, before);
-    Vec<T> low = splat(std::numeric_limits<T>::infinity()), high{};
-    const auto [from, to] = team.share(size<T>(geo_.n), W<T>);
-    for (int64_t i = from; i < to; i += W<T>) {
-      low = vmin(low, load(out + i));
-      high = vmax(high, load(out + i));
-    }
-    const bool mine = from == to || (hmin(low) > tiny_ && hmax(high) < Range<T>::huge);
-    return team.combine(mine, [](bool p, bool q) { return p && q; });
+    const auto [low, high] = extent(team, out, size<T>(geo_.n));
+    return low > tiny_ && high < Range<T>::huge;
   }
 
  private:
@@ -183,12 +177,9 @@ class LogSumExp {
 
  private:
   bool in_scaling_domain(Team& team, const double* h, double epsilon, double* out) {
-    Vec<double> top = splat(-kInf);
-    const auto [from, to] = team.share(size<double>(geo_.m), W<double>);
-    for (int64_t i = from; i < to; i += W<double>) top = vmax(top, load(h + i));
-    const double shift =
-        team.combine(hmax(top), [](double x, double y) { return std::max(x, y); });
+    const double shift = extent(team, h, size<double>(geo_.m)).high;
     if (!(std::abs(shift) < kInf)) return false;
+    const auto [from, to] = team.share(size<double>(geo_.m), W<double>);
     for (int64_t i = from; i < to; i += W<double>) store(&x_[i], vexp(load(h + i) - shift));
     team.barrier();
     if (!product_(team, x_.data(), epsilon, out)) return false;

@@ -11,40 +11,53 @@ namespace {
 // range (subnormal numbers are flushed here). NaN for others, whose trouble is found elsewhere.
 template <class T>
 double plain_total(const T* x, int64_t count) {
-  typename Simd<T>::Bits sign = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    typename Simd<T>::Bits bits;
-    std::memcpy(&bits, x + i, sizeof bits);
-    sign |= bits;
+  typename Simd<T>::Int signs{};
+  Vec<double> sum{};
+  const int64_t whole = count / W<T> * W<T>;
+  for (int64_t i = 0; i < whole; i += W<T>) {
+    signs |= (typename Simd<T>::Int)load(x + i);
+    for (int half = 0; half < W<T>; half += W<double>) sum += load_wide(x + i + half);
   }
-  constexpr int lanes = W<double>;
-  double sums[lanes] = {};
-  int64_t i = 0;
-  for (; i + lanes <= count; i += lanes)
-    for (int lane = 0; lane < lanes; ++lane) sums[lane] += double(x[i + lane]);
-  for (int lane = 0; i + lane < count; ++lane) sums[lane] += double(x[i + lane]);
-  double total = 0;
-  for (double sum : sums) total += sum;
-  return sign >= 0 && total > 1e-30 && total < 1e30 ? total : std::nan("");
+  double total = hsum(sum);
+  bool negative = false;
+  for (int lane = 0; lane < W<T>; ++lane) negative |= signs[lane] < 0;
+  for (int64_t i = whole; i < count; ++i) {
+    total += double(x[i]);
+    negative |= std::signbit(x[i]);
+  }
+  return !negative && total > 1e-30 && total < 1e30 ? total : std::nan("");
 }
 
 template <class T>
-int normalise(int64_t batch, int64_t count, const void* masses, int threads, void* normalised,
-              double* total) {
-  const T* x = static_cast<const T*>(masses);
-  T* out = static_cast<T*>(normalised);
+void scale(const T* x, int64_t count, double factor, T* out) {
+  int64_t i = 0;
+  for (; i + W<double> <= count; i += W<double>) store_narrow(out + i, load_wide(x + i) * factor);
+  for (; i < count; ++i) out[i] = T(double(x[i]) * factor);
+}
+
+// Measures of one side of a batch of problems.
+struct Side {
+  int64_t batch, count;
+  const void* masses;
+  void* normalised;
+  double* total;
+};
+
+template <class T>
+bool normalise(const Side& source, const Side& target, int threads) {
+  const int64_t measures = source.batch + target.batch;
   bool plain = true;
-#pragma omp parallel num_threads(int(std::min<int64_t>(batch, threads))) reduction(&& : plain)
+#pragma omp parallel num_threads(int(std::min<int64_t>(measures, threads))) reduction(&& : plain)
   {
     FlushSubnormals flush;
 #pragma omp for schedule(static)
-    for (int64_t i = 0; i < batch; ++i) {
-      const T* from = x + i * count;
-      T* to = out + i * count;
-      total[i] = plain_total(from, count);
-      plain = plain && !std::isnan(total[i]);
-      const double scale = 1.0 / total[i];
-      for (int64_t j = 0; j < count; ++j) to[j] = T(double(from[j]) * scale);
+    for (int64_t k = 0; k < measures; ++k) {
+      const Side& side = k < source.batch ? source : target;
+      const int64_t i = k < source.batch ? k : k - source.batch, at = i * side.count;
+      const T* x = static_cast<const T*>(side.masses) + at;
+      side.total[i] = plain_total(x, side.count);
+      plain = plain && !std::isnan(side.total[i]);
+      scale(x, side.count, 1.0 / side.total[i], static_cast<T*>(side.normalised) + at);
     }
   }
   return plain;
@@ -52,10 +65,14 @@ int normalise(int64_t batch, int64_t count, const void* masses, int threads, voi
 
 }  // namespace
 
-// x and out are (batch, count), of doubles or floats. Returns whether all problems were plainly
-// valid, else out is of no use.
-extern "C" int PER_ISA(normalise)(int64_t batch, int64_t count, const void* x, int is_float,
-                                  int threads, void* out, double* total) {
-  return is_float ? normalise<float>(batch, count, x, threads, out, total)
-                  : normalise<double>(batch, count, x, threads, out, total);
+// a and its result are (batch_a, count_a), b likewise, of doubles or floats. Returns whether all
+// measures were plainly valid, else the results are of no use.
+extern "C" int PER_ISA(normalise)(int64_t batch_a, int64_t count_a, int64_t batch_b,
+                                  int64_t count_b, int is_float, const void* a, const void* b,
+                                  int threads, void* a_out, void* b_out, double* total_a,
+                                  double* total_b) {
+  const Side source{batch_a, count_a, a, a_out, total_a};
+  const Side target{batch_b, count_b, b, b_out, total_b};
+  return is_float ? normalise<float>(source, target, threads)
+                  : normalise<double>(source, target, threads);
 }

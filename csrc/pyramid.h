@@ -197,8 +197,7 @@ class Pyramid {
       const T* au = at.au(level.space.scalings<T>());
       if (!prolong(team, au, epsilon, out.Z.data())) return false;
       if (next != epsilon) {
-        log_lines(team, geo.m, out.Z.data(), -epsilon / next, 0.0, finer.g.data());
-        team.barrier();
+        logarithm(team, geo.m, out.Z.data(), -epsilon / next, 0.0, finer.g.data());
         return true;
       }
       const auto [from, end] = team.share(size<T>(geo.m), W<T>);

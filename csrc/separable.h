@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "gemm.h"
 #include "team.h"
@@ -66,15 +67,39 @@ struct Geometry {
   }
 };
 
-// The member's lines of a dense array into a padded one.
-template <class In>
-void pad_rows(Team& team, const In* in, const Shape& s, double fill, double* out) {
+// The member's lines of an array into a padded one, of either precision. The padding is `fill`, or
+// repeats the last entry.
+constexpr std::nullopt_t kRepeat = std::nullopt;
+template <class From, class To>
+void copy_lines(Team& team, const Shape& s, const From* x, int64_t stride_x,
+                std::optional<double> fill, To* out) {
   const auto [from, to] = team.share(s.lines());
+  const int64_t n = s[2], width = stride<To>(s);
   for (int64_t r = from; r < to; ++r) {
-    double* row = out + r * stride<double>(s);
-    std::copy(in + r * s[2], in + (r + 1) * s[2], row);
-    std::fill(row + s[2], row + stride<double>(s), fill);
+    const From* in = x + r * stride_x;
+    To* row = out + r * width;
+    int64_t j = 0;
+    for (; j + W<double> <= n; j += W<double>) store_narrow(row + j, load_wide(in + j));
+    for (; j < n; ++j) row[j] = To(in[j]);
+    std::fill(row + n, row + width, To(fill.value_or(in[n - 1])));
   }
+}
+
+// Smallest and largest entry of an array, padding included.
+struct Extent {
+  double low, high;
+};
+template <class T>
+Extent extent(Team& team, const T* x, int64_t size) {
+  Vec<T> low = splat(std::numeric_limits<T>::infinity()), high = -low;
+  const auto [from, to] = team.share(size, W<T>);
+  for (int64_t i = from; i < to; i += W<T>) {
+    low = vmin(low, load(x + i));
+    high = vmax(high, load(x + i));
+  }
+  return team.combine(Extent{hmin(low), hmax(high)}, [](const Extent& x, const Extent& y) {
+    return Extent{std::min(x.low, y.low), std::max(x.high, y.high)};
+  });
 }
 
 // out(c, r) = in(r, c), in tiles: lines a power of two apart would evict each other.

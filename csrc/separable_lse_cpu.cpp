@@ -18,7 +18,7 @@ extern "C" void PER_ISA(separable_lse)(int64_t batch, int d, const int64_t* shap
   for_each_problem(
       batch, threads, geo.work() > kTogetherAbove, [&] { return std::make_unique<Own>(geo); },
       [&](Team& team, int64_t i, Own& own) {
-        pad_rows(team, h + i * mm, geo.m, -kInf, own.x.data());
+        copy_lines(team, geo.m, h + i * mm, geo.m[2], -kInf, own.x.data());
         team.barrier();
         own.log_sum_exp(team, own.x.data(), epsilon[i], own.l.data());
         const auto [from, to] = team.share(geo.n.lines());

@@ -164,40 +164,32 @@ struct State {
   T* v_next(Scalings<T>& s) const { return (flop ? s.v : s.v_next).data(); }
 };
 
-// The member's lines of a padded array, into the padding of another precision.
-enum class Padding { kZero, kRepeat };
-template <class To, class From>
-void copy_lines(Team& team, const Shape& s, const From* x, Padding padding, To* out) {
-  const auto [from, to] = team.share(s.lines());
-  const int64_t n = s[2];
-  for (int64_t r = from; r < to; ++r) {
-    const From* in = x + r * stride<From>(s);
-    To* row = out + r * stride<To>(s);
-    std::copy(in, in + n, row);
-    std::fill(row + n, row + stride<To>(s), padding == Padding::kZero ? To(0) : To(in[n - 1]));
-  }
+// x becomes its logarithm.
+template <class T>
+void take_logarithm(Team& team, int64_t size, T* x) {
+  const auto [from, to] = team.share(size, W<T>);
+  for (int64_t i = from; i < to; i += W<T>) store(x + i, vlog(load(x + i)));
+  team.barrier();
 }
 
-// out = scale * log(x) + shift on the member's lines; x is overwritten with its logarithm.
+// out = scale * log(x) + shift; x is overwritten with its logarithm.
 template <class T>
-void log_lines(Team& team, const Shape& s, T* x, double scale, double shift, double* out) {
+void logarithm(Team& team, const Shape& s, T* x, double scale, double shift, double* out) {
+  take_logarithm(team, size<T>(s), x);
+  copy_lines(team, s, x, stride<T>(s), kRepeat, out);
   const auto [from, to] = team.share(s.lines());
-  const int64_t n = s[2], width = stride<T>(s);
-  for (int64_t r = from; r < to; ++r) {
-    T* in = x + r * width;
-    double* row = out + r * stride<double>(s);
-    for (int64_t j = 0; j < width; j += W<T>) store(in + j, vlog(load(in + j)));
-    for (int64_t j = 0; j < n; ++j) row[j] = double(in[j]) * scale + shift;
-    std::fill(row + n, row + stride<double>(s), row[n - 1]);
-  }
+  const int64_t width = stride<double>(s);
+  for (int64_t i = from * width; i < to * width; i += W<double>)
+    store(out + i, load(out + i) * scale + shift);
+  team.barrier();
 }
 
 // The masses in the precision of T, and bv from v.
 template <class T>
 void enter_scalings(Team& team, const Geometry& geo, Workspace& p, State& state) {
   Scalings<T>& s = p.scalings<T>();
-  copy_lines(team, geo.n, p.a.data(), Padding::kZero, s.a.data());
-  copy_lines(team, geo.m, p.b.data(), Padding::kZero, s.b.data());
+  copy_lines(team, geo.n, p.a.data(), stride<double>(geo.n), 0.0, s.a.data());
+  copy_lines(team, geo.m, p.b.data(), stride<double>(geo.m), 0.0, s.b.data());
   team.barrier();
   const T* v = state.v(s);
   const auto [from, to] = team.share(size<T>(geo.m), W<T>);
@@ -216,20 +208,13 @@ bool fits(const Geometry& geo, double epsilon) {
 // Potentials to scalings, where these are in range.
 template <class T>
 void to_scalings(Team& team, const Geometry& geo, Workspace& p, State& state) {
-  Vec<double> low = splat(kInf), high = splat(-kInf);  // padding repeats an entry
-  const auto [from, to] = team.share(size<double>(geo.m), W<double>);
-  for (int64_t i = from; i < to; i += W<double>) {
-    low = vmin(low, load(&p.g[i]));
-    high = vmax(high, load(&p.g[i]));
-  }
-  const double lo = team.combine(hmin(low), [](double x, double y) { return std::min(x, y); });
-  const double hi = team.combine(hmax(high), [](double x, double y) { return std::max(x, y); });
-  if (!(hi - lo < Range<T>::spread)) return;
+  const auto [low, high] = extent(team, p.g.data(), size<double>(geo.m));
+  if (!(high - low < Range<T>::spread)) return;
   Scalings<T>& s = p.scalings<T>();
   team.once([&] { s.reserve(geo); });
   T* v = state.v(s);
-  copy_lines(team, geo.m, p.g.data(), Padding::kRepeat, v);
-  const T middle = T(0.5 * (hi + lo));
+  copy_lines(team, geo.m, p.g.data(), stride<double>(geo.m), kRepeat, v);
+  const T middle = T(0.5 * (high + low));
   const auto [first, last] = team.share(geo.m.lines());
   const int64_t width = stride<T>(geo.m);
   for (int64_t i = first * width; i < last * width; i += W<T>)
@@ -243,8 +228,8 @@ inline void widen(Team& team, const Geometry& geo, Workspace& p, State& state) {
   Scalings<float>& single = p.scalings<float>();
   Scalings<double>& s = p.scalings<double>();
   team.once([&] { s.reserve(geo); });
-  copy_lines(team, geo.m, state.v(single), Padding::kRepeat, state.v(s));
-  copy_lines(team, geo.n, state.u(single), Padding::kRepeat, state.u(s));
+  copy_lines(team, geo.m, state.v(single), stride<float>(geo.m), kRepeat, state.v(s));
+  copy_lines(team, geo.n, state.u(single), stride<float>(geo.n), kRepeat, state.u(s));
   team.barrier();
   enter_scalings<double>(team, geo, p, state);
   const double scale = std::exp(state.shift);
@@ -263,15 +248,14 @@ inline void to_potentials(Team& team, const Geometry& geo, Workspace& p, State& 
   if (state.domain == Domain::kPotentials) return;
   const auto convert = [&](auto& s) {
     if (state.next != Phase::kStart)
-      log_lines(team, geo.n, state.u(s), 1.0, state.shift, p.f.data());
-    log_lines(team, geo.m, state.v(s), 1.0, 0.0, p.g.data());
+      logarithm(team, geo.n, state.u(s), 1.0, state.shift, p.f.data());
+    logarithm(team, geo.m, state.v(s), 1.0, 0.0, p.g.data());
   };
   if (state.domain == Domain::kSingle)
     convert(p.scalings<float>());
   else
     convert(p.scalings<double>());
   state.domain = Domain::kPotentials;
-  team.barrier();
 }
 
 struct Update {
@@ -315,16 +299,10 @@ Update scale(Team& team, int64_t size, const T* S, const T* mass, const T* old, 
 // Scales v, and with it f and g against each other, so that the sums of both sides have their
 // logarithms around half of the kernel's shift.
 inline void centre(Team& team, const Geometry& geo, Scalings<float>& s, float* v, double shift) {
-  float low = std::numeric_limits<float>::max(), high = 0;
-  const auto [from, to] = team.share(size<float>(geo.m), W<float>);
-  for (int64_t i = from; i < to; i += W<float>) {
-    low = std::min(low, float(hmin(load(v + i))));
-    high = std::max(high, float(hmax(load(v + i))));
-  }
-  low = team.combine(low, [](float x, float y) { return std::min(x, y); });
-  high = team.combine(high, [](float x, float y) { return std::max(x, y); });
-  const double middle = 0.5 * (std::log(double(low)) + std::log(double(high)));
+  const auto [low, high] = extent(team, v, size<float>(geo.m));
+  const double middle = 0.5 * (std::log(low) + std::log(high));
   const float factor = float(std::exp(-0.5 * shift - middle));
+  const auto [from, to] = team.share(size<float>(geo.m), W<float>);
   for (int64_t i = from; i < to; i += W<float>) {
     store(v + i, load(v + i) * factor);
     store(&s.bv[i], load(&s.bv[i]) * factor);

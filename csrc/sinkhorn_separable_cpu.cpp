@@ -15,36 +15,57 @@ struct SinkhornSpace {
   }
 };
 
-// From nats to units of cost, with the free constant such that <g, b> = 0. Returns the dual
+// <mass, x> over padded arrays; the padding of mass is zero.
+template <class T>
+double dot(Team& team, int64_t size, const T* mass, const T* x) {
+  Vec<double> sum{};
+  const auto [from, to] = team.share(size, W<T>);
+  for (int64_t i = from; i < to; i += W<double>) sum += load_wide(mass + i) * load_wide(x + i);
+  return team.sum(hsum(sum));
+}
+
+// scale * (x + shift), without the padding.
+template <class From, class To>
+void write_lines(Team& team, const Shape& s, const From* x, double scale, double shift, To* out) {
+  const auto [from, to] = team.share(s.lines());
+  for (int64_t r = from; r < to; ++r) {
+    const From* row = x + r * stride<From>(s);
+    To* line = out + r * s[2];
+    int64_t j = 0;
+    for (; j + W<double> <= s[2]; j += W<double>)
+      store_narrow(line + j, (load_wide(row + j) + shift) * scale);
+    for (; j < s[2]; ++j) line[j] = To((row[j] + shift) * scale);
+  }
+}
+
+// The potentials of a solve that is done, in units of cost with <g, b> = 0. Returns the dual
 // objective <f, a> + <g, b> - epsilon (mass - 1).
 template <class T>
-double finish(Team& team, const Geometry& geo, const Workspace& p, double epsilon, double mass,
-              T* f, T* g) {
-  const auto dot = [&](const Buffer& x, const Buffer& y) {
-    Vec<double> sum{};
-    const auto [from, to] = team.share(x.size(), W<double>);
-    for (int64_t i = from; i < to; i += W<double>) sum += load(&x[i]) * load(&y[i]);
-    return team.sum(hsum(sum));
+double finish(Team& team, const Geometry& geo, Workspace& p, State& state, double epsilon,
+              double mass, T* f_out, T* g_out) {
+  // Masses and potentials in nats; f still lacks `shift`.
+  const auto from = [&](const auto& a, const auto* f, const auto& b, const auto* g, double shift) {
+    const double fa = dot(team, a.size(), a.data(), f) + shift, gb = dot(team, b.size(), b.data(), g);
+    write_lines(team, geo.n, f, epsilon, shift + gb, f_out);
+    write_lines(team, geo.m, g, epsilon, -gb, g_out);
+    return epsilon * (fa + gb - (mass - 1.0));
   };
-  const auto write = [&](const Shape& s, const Buffer& x, double shift, T* out) {
-    const auto [from, to] = team.share(s.lines());
-    for (int64_t r = from; r < to; ++r) {
-      const double* row = &x[r * stride<double>(s)];
-      std::transform(row, row + s[2], out + r * s[2],
-                     [=](double y) { return T((y + shift) * epsilon); });
-    }
+  const auto from_scalings = [&](auto& s) {
+    auto *u = state.u(s), *v = state.v(s);
+    take_logarithm(team, s.a.size(), u);
+    take_logarithm(team, s.b.size(), v);
+    return from(s.a, u, s.b, v, state.shift);
   };
-  const double fa = dot(p.a, p.f), shift = dot(p.b, p.g);
-  write(geo.n, p.f, shift, f);
-  write(geo.m, p.g, -shift, g);
-  return epsilon * (fa + shift - (mass - 1.0));
+  if (state.domain == Domain::kSingle) return from_scalings(p.scalings<float>());
+  if (state.domain == Domain::kDouble) return from_scalings(p.scalings<double>());
+  return from(p.a, p.f.data(), p.b, p.g.data(), 0.0);
 }
 
 // Masses that were rounded to single precision do not sum to 1 exactly, and two marginals of
 // unequal totals would keep a solve from converging.
 template <class T>
 void load_masses(Team& team, const T* in, const Shape& s, Buffer& out) {
-  pad_rows(team, in, s, 0.0, out.data());
+  copy_lines(team, s, in, s[2], 0.0, out.data());
   team.barrier();
   if constexpr (std::is_same_v<T, double>) return;
   Vec<double> sum{};
@@ -56,8 +77,10 @@ void load_masses(Team& team, const T* in, const Shape& s, Buffer& out) {
 }
 
 // Results of a batch besides the potentials, one per problem.
+template <class T>
 struct Diagnostics {
-  double *cost, *value, *marginal_error, *coarse_work;
+  T *cost, *value, *marginal_error;
+  double* coarse_work;
   int32_t* n_iters;
   uint8_t *converged, *log_domain;
 };
@@ -65,7 +88,7 @@ struct Diagnostics {
 template <class T>
 void solve_batch(int64_t batch, int d, const Geometry& geo, const T* a, const T* b,
                  const double* epsilon, const PyramidArguments* pyramid, const Options& options,
-                 int threads, T* f, T* g, const Diagnostics& out) {
+                 int threads, T* f, T* g, const Diagnostics<T>& out) {
   const int64_t nn = geo.n.count(), mm = geo.m.count();
   for_each_problem(
       batch, threads, geo.work() > kTogetherAbove,
@@ -89,12 +112,12 @@ void solve_batch(int64_t batch, int d, const Geometry& geo, const T* a, const T*
         }
         const Control control = own.solve(team, p, eps, options, state);
         const bool in_log_domain = state.domain == Domain::kPotentials;
-        to_potentials(team, geo, p, state);
-        const double dual = finish(team, geo, p, eps, control.mass, f + i * nn, g + i * mm);
+        const double dual =
+            finish(team, geo, p, state, eps, control.mass, f + i * nn, g + i * mm);
         if (!team.first()) return;
-        out.value[i] = dual;
-        out.cost[i] = control.cost;
-        out.marginal_error[i] = control.error;
+        out.value[i] = T(dual);
+        out.cost[i] = T(control.cost);
+        out.marginal_error[i] = T(control.error);
         out.n_iters[i] = control.k;
         out.converged[i] = control.converged;
         out.log_domain[i] = in_log_domain;
@@ -105,23 +128,25 @@ void solve_batch(int64_t batch, int d, const Geometry& geo, const T* a, const T*
 }  // namespace
 
 // Shapes and costs are those of Geometry; a and f are (batch, n...), b and g are (batch, m...), all
-// contiguous, of floats where single is set, which also is the precision of the arithmetic far
-// from the solution. f and g are in units of cost, with <g, b> = 0. The start is that of the
+// contiguous. They, cost, value and marginal_error are of floats where single is set, which also is
+// the precision of the arithmetic far from the solution. f and g are in units of cost, with <g, b> = 0. The start is that of the
 // pyramid, else g itself as it is on entry.
 extern "C" void PER_ISA(sinkhorn_separable)(
     int64_t batch, int d, const int64_t* shape_n, const int64_t* shape_m,
     const double* const* costs, int single, const void* a, const void* b, const double* epsilon,
     const PyramidArguments* pyramid, double tol, int criterion, int max_iter,
-    double overrelaxation, int threads, void* f, void* g, double* cost, double* value,
-    double* marginal_error, int32_t* n_iters, uint8_t* converged, uint8_t* log_domain,
+    double overrelaxation, int threads, void* f, void* g, void* cost, void* value,
+    void* marginal_error, int32_t* n_iters, uint8_t* converged, uint8_t* log_domain,
     double* coarse_work) {
   const Geometry geo(d, shape_of(d, shape_n), shape_of(d, shape_m), costs);
   // A small relative change of the cost would be noise in single precision.
   const bool rough = single && (criterion != kCost || tol >= 1e-5);
   const Options options{tol, criterion, max_iter, overrelaxation, rough};
-  const Diagnostics out{cost, value, marginal_error, coarse_work, n_iters, converged, log_domain};
   const auto solve = [&](auto type) {
     using T = decltype(type);
+    const Diagnostics<T> out{static_cast<T*>(cost), static_cast<T*>(value),
+                             static_cast<T*>(marginal_error), coarse_work, n_iters, converged,
+                             log_domain};
     solve_batch(batch, d, geo, static_cast<const T*>(a), static_cast<const T*>(b), epsilon,
                 pyramid, options, threads, static_cast<T*>(f), static_cast<T*>(g), out);
   };

@@ -88,10 +88,39 @@ inline Vec<T> load(const T* p) {
 inline void store(double* p, Vec<double> v) { std::memcpy(p, &v, sizeof v); }
 inline void store(float* p, Vec<float> v) { std::memcpy(p, &v, sizeof v); }
 
+// A vector of doubles from and to either precision.
+typedef float Half __attribute__((vector_size(VECTOR_BYTES / 2)));
+inline Vec<double> load_wide(const double* p) { return load(p); }
+inline Vec<double> load_wide(const float* p) {
+  Half v;
+  std::memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, Vec<double>);
+}
+inline void store_narrow(double* p, Vec<double> v) { store(p, v); }
+inline void store_narrow(float* p, Vec<double> v) {
+  const Half half = __builtin_convertvector(v, Half);
+  std::memcpy(p, &half, sizeof half);
+}
+
 template <class V, class I>
 inline V select(I mask, V yes, V no) {
   return (V)((mask & (I)yes) | (~mask & (I)no));
 }
+// b where either is NaN, as the instructions have it.
+#if VECTOR_BYTES == 64
+inline Vec<double> vmax(Vec<double> a, Vec<double> b) {
+  return (Vec<double>)_mm512_maskz_max_pd(0xff, (__m512d)a, (__m512d)b);
+}
+inline Vec<double> vmin(Vec<double> a, Vec<double> b) {
+  return (Vec<double>)_mm512_maskz_min_pd(0xff, (__m512d)a, (__m512d)b);
+}
+inline Vec<float> vmax(Vec<float> a, Vec<float> b) {
+  return (Vec<float>)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
+}
+inline Vec<float> vmin(Vec<float> a, Vec<float> b) {
+  return (Vec<float>)_mm512_maskz_min_ps(0xffff, (__m512)a, (__m512)b);
+}
+#else
 template <class V>
 inline V vmax(V a, V b) {
   return select(a > b, a, b);
@@ -100,6 +129,7 @@ template <class V>
 inline V vmin(V a, V b) {
   return select(a < b, a, b);
 }
+#endif
 template <class V>
 using Element = std::remove_reference_t<decltype(std::declval<V&>()[0])>;
 template <class V>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -11,11 +12,27 @@ from torch import Tensor
 from unot_fast.ops.backends import cpu_isa, cpu_library
 
 _i64, _int, _double, _pointer = ctypes.c_int64, ctypes.c_int, ctypes.c_double, ctypes.c_void_p
+_geometry_types = (_int, _pointer, _pointer, _pointer)
+_ARGUMENTS = {
+    "separable_lse": (_i64, *_geometry_types, _pointer, _pointer, _int, _pointer),
+    "sinkhorn_separable": (
+        *(_i64, *_geometry_types, _int, *(_pointer,) * 4),
+        *(_double, _int, _int, _double, _int, *(_pointer,) * 9),
+    ),
+    "normalise": (*(_i64,) * 4, _int, _pointer, _pointer, _int, *(_pointer,) * 4),
+}
+
+
+@functools.cache
+def _function(name: str, isa: str):
+    function = cpu_library()[f"{name}_{isa}"]
+    function.argtypes = _ARGUMENTS[name]
+    return function
 
 
 def _kernel(name: str):
     """A function of the library, for the instruction set in use."""
-    return getattr(cpu_library(), f"{name}_{cpu_isa()}")
+    return _function(name, cpu_isa())
 
 
 def _sizes(shape: Sequence[int]) -> ctypes.Array:
@@ -38,12 +55,8 @@ def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array:
 
 def _geometry(costs: Sequence[Tensor]) -> tuple:
     """Arguments that describe the cost."""
-    return (
-        _int(len(costs)),
-        _sizes([c.shape[0] for c in costs]),
-        _sizes([c.shape[1] for c in costs]),
-        _pointers(costs),
-    )
+    n, m = zip(*(c.shape for c in costs), strict=True)
+    return len(costs), _sizes(n), _sizes(m), _pointers(costs)
 
 
 def separable_lse(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor) -> Tensor:
@@ -52,12 +65,12 @@ def separable_lse(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor) -> Tensor
     out = h.new_empty((h.shape[0], *(c.shape[0] for c in costs)))
     if out.numel():
         _kernel("separable_lse")(
-            _i64(h.shape[0]),
+            h.shape[0],
             *_geometry(costs),
-            _pointer(h.data_ptr()),
-            _pointer(epsilon.data_ptr()),
-            _int(torch.get_num_threads()),
-            _pointer(out.data_ptr()),
+            h.data_ptr(),
+            epsilon.data_ptr(),
+            torch.get_num_threads(),
+            out.data_ptr(),
         )
     return out.to(dtype)
 
@@ -139,38 +152,38 @@ def _solve(
     a, b = _prepare(a, b, dtype=dtype)
     epsilon, *costs = _prepare(epsilon, *costs)
     f = torch.empty_like(a)
-    cost, value, error, coarse_work = (epsilon.new_empty(batch) for _ in range(4))
+    cost, value, error = (torch.empty(batch, dtype=dtype) for _ in range(3))
     n_iters = torch.empty(batch, dtype=torch.int32)
     converged, log_domain = (torch.empty(batch, dtype=torch.bool) for _ in range(2))
+    coarse_work = torch.empty(batch, dtype=torch.float64)
+    results = f, g, cost, value, error, n_iters, converged, log_domain, coarse_work
     if batch:
         _kernel("sinkhorn_separable")(
-            _i64(batch),
+            batch,
             *_geometry(costs),
-            _int(dtype is torch.float32),
-            *(_pointer(t.data_ptr()) for t in (a, b, epsilon)),
+            dtype is torch.float32,
+            *(t.data_ptr() for t in (a, b, epsilon)),
             ctypes.byref(pyramid) if pyramid else None,
-            _double(tol),
-            _int({"marginal": 0, "cost": 1}[criterion]),
-            _int(max_iter),
-            _double(overrelaxation or 0.0),
-            _int(torch.get_num_threads()),
-            *(_pointer(t.data_ptr()) for t in (f, g, cost, value, error, n_iters)),
-            *(_pointer(t.data_ptr()) for t in (converged, log_domain, coarse_work)),
+            tol,
+            {"marginal": 0, "cost": 1}[criterion],
+            max_iter,
+            overrelaxation or 0.0,
+            torch.get_num_threads(),
+            *(t.data_ptr() for t in results),
         )
-    scalars = (t.to(dtype) for t in (cost, value, error))
-    return f, g, *scalars, n_iters, converged, log_domain, coarse_work
+    return results
 
 
-def normalise(x: Tensor, batch: int) -> tuple[Tensor, Tensor, bool]:
-    x = x.contiguous()
-    out = torch.empty(x.shape, dtype=x.dtype)
-    total = torch.empty(batch, dtype=torch.float64)
+def normalise(a: Tensor, b: Tensor, batch: tuple[int, int]) -> tuple[tuple[Tensor, Tensor], ...]:
+    a, b = a.contiguous(), b.contiguous()
+    outs = torch.empty(a.shape, dtype=a.dtype), torch.empty(b.shape, dtype=b.dtype)
+    totals = tuple(torch.empty(size, dtype=torch.float64) for size in batch)
     valid = _kernel("normalise")(
-        _i64(batch),
-        _i64(x.numel() // batch),
-        _pointer(x.data_ptr()),
-        _int(x.dtype is torch.float32),
-        _int(torch.get_num_threads()),
-        *(_pointer(t.data_ptr()) for t in (out, total)),
+        *(size for x, n in zip((a, b), batch, strict=True) for size in (n, x.numel() // n)),
+        a.dtype is torch.float32,
+        a.data_ptr(),
+        b.data_ptr(),
+        torch.get_num_threads(),
+        *(t.data_ptr() for t in (*outs, *totals)),
     )
-    return out, total, bool(valid)
+    return outs, totals, bool(valid)

@@ -63,18 +63,15 @@ def prepare(
                 f"{tuple(lead_a)}, {tuple(lead_b)} and {tuple(epsilon.shape)}"
             ) from None
 
-    work = torch.promote_types(dtype, torch.float32)
     exact = a.dtype is b.dtype is torch.float64
-    (a, total_a), (b, total_b) = (
-        _masses(name, x, d, work, validate) for name, x in (("a", a), ("b", b))
-    )
-    rtol = 1e-9 if exact else 1e-5
-    if validate and not normalize and not torch.allclose(total_b, total_a, rtol=rtol, atol=0):
+    a, b, total_a, total_b = _masses(a.to(dtype), b.to(dtype), d, validate)
+    if validate and not normalize and total_a.numel() and total_b.numel():
         gap = float(((total_a - total_b).abs() / total_a).max())
-        raise ValueError(
-            f"a and b must have equal totals (relative gap {gap:.1e}); "
-            "pass normalize=True to scale both to 1"
-        )
+        if not gap <= (1e-9 if exact else 1e-5):
+            raise ValueError(
+                f"a and b must have equal totals (relative gap {gap:.1e}); "
+                "pass normalize=True to scale both to 1"
+            )
 
     def flatten(x: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
         full = (*batch_shape, *shape)
@@ -113,16 +110,20 @@ def _measure(name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x
 
 
-def _masses(
-    name: str, x: Tensor, d: int, dtype: torch.dtype, validate: bool
-) -> tuple[Tensor, Tensor]:
+def _masses(a: Tensor, b: Tensor, d: int, validate: bool) -> tuple[Tensor, ...]:
     """Masses of total 1, and in float64 what they summed to."""
-    if validate and (normalised := normalise(x.to(dtype), d)):
-        return normalised
-    total = x.double().sum(tuple(range(x.ndim - d, x.ndim)))
-    if validate and x.numel():
-        _check_values(name, x.detach(), total.detach())
-    return (x.contiguous().double() / total.view(*total.shape, *(1,) * d)).to(dtype), total
+    if validate and (normalised := normalise(a, b, d)):
+        return *normalised[0], *normalised[1]
+    totals = [x.double().sum(tuple(range(x.ndim - d, x.ndim))) for x in (a, b)]
+    if validate:
+        for name, x, total in zip("ab", (a, b), totals, strict=True):
+            if x.numel():
+                _check_values(name, x.detach(), total.detach())
+    scaled = (
+        (x.contiguous().double() / total.view(*total.shape, *(1,) * d)).to(x.dtype)
+        for x, total in zip((a, b), totals, strict=True)
+    )
+    return *scaled, *totals
 
 
 def _check_values(name: str, x: Tensor, total: Tensor) -> None:
