@@ -65,14 +65,19 @@ bool normalise(const Side& source, const Side& target, int threads) {
 
 }  // namespace
 
-// a and its result are (batch_a, count_a), b likewise, of doubles or floats. Returns whether all
-// measures were plainly valid, else the results are of no use.
+// a and its result are (batch_a, count_a), b likewise, of doubles or floats; gap is the largest
+// relative difference of the totals of a pair. Returns whether all measures were plainly valid,
+// else the results are of no use.
 extern "C" int PER_ISA(normalise)(int64_t batch_a, int64_t count_a, int64_t batch_b,
                                   int64_t count_b, int is_float, const void* a, const void* b,
                                   int threads, void* a_out, void* b_out, double* total_a,
-                                  double* total_b) {
+                                  double* total_b, double* gap) {
   const Side source{batch_a, count_a, a, a_out, total_a};
   const Side target{batch_b, count_b, b, b_out, total_b};
-  return is_float ? normalise<float>(source, target, threads)
-                  : normalise<double>(source, target, threads);
+  const bool plain = is_float ? normalise<float>(source, target, threads)
+                              : normalise<double>(source, target, threads);
+  *gap = 0;
+  for (int64_t i = 0; i < std::min(batch_a, batch_b); ++i)
+    *gap = std::max(*gap, std::abs(total_a[i] - total_b[i]) / total_a[i]);
+  return plain;
 }

@@ -26,10 +26,11 @@ namespace {
 
 // Sums over blocks of pixels, axis by axis. A row of a pooling matrix is a short run of nonzeros,
 // which the leading axes add up; the last axis takes the matrix as it is.
+template <class T>
 class Pooling {
  public:
   Pooling(const Shape& fine, const Shape& coarse, int d, const double* const* pools)
-      : fine_(fine), coarse_(coarse), last_(fine[2] * stride<double>(coarse)) {
+      : fine_(fine), coarse_(coarse), last_(fine[2] * stride<T>(coarse)) {
     static const double one = 1;
     const double* pool[3];
     for (int k = 0; k < 3; ++k) pool[k] = k < 3 - d ? &one : pools[k - 3 + d];
@@ -41,15 +42,15 @@ class Pooling {
         while (to > from + 1 && row[to - 1] == 0) --to;
         runs_[k].push_back({from, {row + from, row + to}});
       }
-    transpose(coarse[2], fine[2], pool[2], last_.data(), stride<double>(coarse));
-    between_[0].resize(fine[1] * stride<double>(fine));
-    between_[1].resize(coarse[0] * coarse[1] * stride<double>(fine));
+    transpose(coarse[2], fine[2], pool[2], last_.data(), stride<T>(coarse));
+    between_[0].resize(fine[1] * stride<T>(fine));
+    between_[1].resize(coarse[0] * coarse[1] * stride<T>(fine));
   }
 
-  void operator()(const double* x, double* out) {
-    const int64_t ld = stride<double>(fine_), ld_to = stride<double>(coarse_);
+  void operator()(const T* x, T* out) {
+    const int64_t ld = stride<T>(fine_), ld_to = stride<T>(coarse_);
     const int64_t plane = fine_[1] * ld;
-    double *first = between_[0].data(), *middle = between_[1].data();
+    T *first = between_[0].data(), *middle = between_[1].data();
     for (const Run& run : runs_[0]) {
       add(run, plane, x, first);
       for (const Run& inner : runs_[1]) {
@@ -64,12 +65,12 @@ class Pooling {
  private:
   struct Run {
     int64_t from;
-    std::vector<double> weight;
+    std::vector<T> weight;
   };
-  static void add(const Run& run, int64_t length, const double* x, double* out) {
+  static void add(const Run& run, int64_t length, const T* x, T* out) {
     x += run.from * length;
-    for (int64_t j = 0; j < length; j += W<double>) {
-      Vec<double> sum{};
+    for (int64_t j = 0; j < length; j += W<T>) {
+      Vec<T> sum{};
       for (size_t q = 0; q < run.weight.size(); ++q)
         sum += run.weight[q] * load(x + q * length + j);
       store(out + j, sum);
@@ -78,20 +79,21 @@ class Pooling {
 
   Shape fine_, coarse_;
   std::vector<Run> runs_[2];
-  Buffer last_, between_[2];
+  Array<T> last_, between_[2];
 };
 
-// One level of one team.
+// One level of one team, with masses in the precision of T.
+template <class T>
 struct Level {
   Geometry geo, prolongation;
-  Pooling pool_source, pool_target;
+  Pooling<T> pool_source, pool_target;
   double epsilon_floor, work;
   Workspace space;
   Solver solve;
   GibbsProduct<float> prolong_single;
   LogSumExp prolong;
 
-  Level(Geometry own, Geometry to_finer, Pooling source, Pooling target, double floor,
+  Level(Geometry own, Geometry to_finer, Pooling<T> source, Pooling<T> target, double floor,
         double share)
       : geo(own), prolongation(to_finer), pool_source(std::move(source)),
         pool_target(std::move(target)), epsilon_floor(floor), work(share), space(geo), solve(geo),
@@ -99,10 +101,12 @@ struct Level {
   Level(const Level&) = delete;  // its members refer to each other
 };
 
+template <class T>
 class Pyramid {
  public:
-  Pyramid(const PyramidArguments& args, const Geometry& grid, int d, bool single)
+  Pyramid(const PyramidArguments& args, const Geometry& grid, int d)
       : grid_(grid), gaussian_(args.gaussian) {
+    const bool single = std::is_same_v<T, float>;
     options_ = {args.tol, kMarginalNoCost, int(args.max_iter), 0.0, single};
     const double* next = args.matrices;
     // The next matrices of the list, one per axis.
@@ -122,8 +126,8 @@ class Pyramid {
       const auto pools_source = take(n, fine_n), pools_target = take(m, fine_m);
       level_.emplace_back(Geometry(d, n, m, costs.data()),
                           Geometry(d, fine_m, n, prolongations.data()),
-                          Pooling(fine_n, n, d, pools_source.data()),
-                          Pooling(fine_m, m, d, pools_target.data()), args.epsilon_floor[l],
+                          Pooling<T>(fine_n, n, d, pools_source.data()),
+                          Pooling<T>(fine_m, m, d, pools_target.data()), args.epsilon_floor[l],
                           args.work[l]);
       fine_n = n;
       fine_m = m;
@@ -141,13 +145,13 @@ class Pyramid {
   // arithmetic of the coarse solves, in iterations on the grid.
   double start(Team& team, Workspace& p, double epsilon, State& state) {
     team.once([&] {
-      for (size_t l = 0; l < level_.size(); ++l) pool(l, p);
+      pool(p);
       gaussian(p, epsilon);
       work_ = 0;
       domain_ = Domain::kPotentials;
     });
     for (size_t l = level_.size(); l-- > 0;) {
-      Level& level = level_[l];
+      Level<T>& level = level_[l];
       Workspace& finer = l ? level_[l - 1].space : p;
       const double own = epsilon_at(l, epsilon), next = l ? epsilon_at(l - 1, epsilon) : epsilon;
       team.call(level.geo.work() > kTogetherAbove, [&](Team& crew) {
@@ -170,50 +174,58 @@ class Pyramid {
   double epsilon_at(size_t l, double epsilon) const {
     return std::max(epsilon, level_[l].epsilon_floor);
   }
-  void pool(size_t l, const Workspace& p) {
-    const Workspace& finer = l ? level_[l - 1].space : p;
-    level_[l].pool_source(finer.a.data(), level_[l].space.a.data());
-    level_[l].pool_target(finer.b.data(), level_[l].space.b.data());
+  void pool(Workspace& p) {
+    Team alone;
+    const Measures<T>* finer = &p.measures<T>(alone);
+    for (Level<T>& level : level_) {
+      Measures<T>& own = level.space.template fresh<T>();
+      level.pool_source(finer->a.data(), own.a.data());
+      level.pool_target(finer->b.data(), own.b.data());
+      finer = &own;
+    }
   }
   // The start of the coarsest level, in nats.
   void gaussian(Workspace& p, double epsilon) {
-    const bool alone = level_.empty();
-    Workspace& top = alone ? p : level_.back().space;
-    const Geometry& geo = alone ? grid_ : level_.back().geo;
+    const bool single_level = level_.empty();
+    Workspace& top = single_level ? p : level_.back().space;
+    const Geometry& geo = single_level ? grid_ : level_.back().geo;
     if (!gaussian_) return std::fill(top.g.begin(), top.g.end(), 0.0);
-    if (!alone) epsilon = epsilon_at(level_.size() - 1, epsilon);
-    gaussian_potential(top.a.data(), geo.n, x_, top.b.data(), geo.m, y_, epsilon, top.g.data());
+    if (!single_level) epsilon = epsilon_at(level_.size() - 1, epsilon);
+    Team alone;
+    const auto& [a, b] = top.measures<double>(alone);
+    gaussian_potential(a.data(), geo.n, x_, b.data(), geo.m, y_, epsilon, top.g.data());
     for (double& g : top.g) g *= 1.0 / epsilon;
   }
   // The c-transform of a level's f at the points of the next finer one. It stays a scaling where
   // epsilon does not change and the sums are in range.
-  Domain to_finer(Team& team, Level& level, State& at, double epsilon, double next,
+  Domain to_finer(Team& team, Level<T>& level, State& at, double epsilon, double next,
                   const Geometry& geo, Workspace& finer) {
     Domain domain = Domain::kPotentials;
     const auto product = [&](auto& prolong) {
-      using T = typename std::remove_reference_t<decltype(prolong)>::Real;
-      Scalings<T>& out = finer.scalings<T>();
+      using R = typename std::remove_reference_t<decltype(prolong)>::Real;
+      Scalings<R>& out = finer.scalings<R>();
       team.once([&] { out.reserve(geo); });
-      const T* au = at.au(level.space.scalings<T>());
+      const R* au = at.au(level.space.template scalings<R>());
       if (!prolong(team, au, epsilon, out.Z.data())) return false;
       if (next != epsilon) {
         logarithm(team, geo.m, out.Z.data(), -epsilon / next, 0.0, finer.g.data());
         return true;
       }
-      const auto [from, end] = team.share(size<T>(geo.m), W<T>);
-      for (int64_t i = from; i < end; i += W<T>) store(&out.v[i], reciprocal(load(&out.Z[i])));
+      const auto [from, end] = team.share(size<R>(geo.m), W<R>);
+      for (int64_t i = from; i < end; i += W<R>) store(&out.v[i], reciprocal(load(&out.Z[i])));
       team.barrier();
       State fresh;
-      enter_scalings<T>(team, geo, finer, fresh);
+      enter_scalings<R>(team, geo, finer, fresh);
       domain = fresh.domain;
       return true;
     };
     if (at.domain == Domain::kSingle && product(level.prolong_single)) return domain;
     if (at.domain == Domain::kDouble && product(level.prolong.product())) return domain;
     to_potentials(team, level.geo, level.space, at);
+    const Buffer& a = level.space.template measures<double>(team).a;
     const auto [first, last] = team.share(size<double>(level.geo.n), W<double>);
     for (int64_t i = first; i < last; i += W<double>)
-      store(&h_[i], vlog(load(&level.space.a[i])) + load(&level.space.f[i]));
+      store(&h_[i], vlog(load(&a[i])) + load(&level.space.f[i]));
     team.barrier();
     level.prolong(team, h_.data(), epsilon, finer.g.data());
     const auto [from, end] = team.share(size<double>(geo.m), W<double>);
@@ -224,7 +236,7 @@ class Pyramid {
   }
 
   const Geometry& grid_;
-  std::deque<Level> level_;
+  std::deque<Level<T>> level_;
   Options options_;
   bool gaussian_;
   const double *x_[3], *y_[3];

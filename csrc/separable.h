@@ -103,14 +103,14 @@ Extent extent(Team& team, const T* x, int64_t size) {
 }
 
 // out(c, r) = in(r, c), in tiles: lines a power of two apart would evict each other.
-template <class T>
-void transpose(int64_t rows, int64_t columns, const T* in, T* out, int64_t out_stride) {
+template <class From, class To>
+void transpose(int64_t rows, int64_t columns, const From* in, To* out, int64_t out_stride) {
   constexpr int64_t tile = 16;
   for (int64_t r0 = 0; r0 < rows; r0 += tile)
     for (int64_t c0 = 0; c0 < columns; c0 += tile)
       for (int64_t c = c0; c < std::min(c0 + tile, columns); ++c)
         for (int64_t r = r0; r < std::min(r0 + tile, rows); ++r)
-          out[c * out_stride + r] = in[r * columns + c];
+          out[c * out_stride + r] = To(in[r * columns + c]);
 }
 
 // Axis by axis, out = A_k in: one matrix (to_k, in_k), row-major, per axis.

@@ -107,32 +107,92 @@ class Control {
 // Arrays of the scaling domain.
 template <class T>
 struct Scalings {
-  Array<T> a, b;  // masses, padded with zeros
   Array<T> u, u_next, au, au_next, v, v_next, bv;
   Array<T> S, Z;  // kernel sums on the source and on the target
 
   void reserve(const Geometry& geo) {
-    if (!a.empty()) return;
-    for (Array<T>* x : {&a, &u, &u_next, &au, &au_next, &S}) x->resize(size<T>(geo.n));
-    for (Array<T>* x : {&b, &v, &v_next, &bv, &Z}) x->resize(size<T>(geo.m));
+    if (!u.empty()) return;
+    for (Array<T>* x : {&u, &u_next, &au, &au_next, &S}) x->resize(size<T>(geo.n));
+    for (Array<T>* x : {&v, &v_next, &bv, &Z}) x->resize(size<T>(geo.m));
+  }
+};
+
+// Masses of a source and a target, padded with zeros.
+template <class T>
+struct Measures {
+  Array<T> a, b;
+
+  void reserve(const Geometry& geo) {
+    a.resize(size<T>(geo.n));
+    b.resize(size<T>(geo.m));
   }
 };
 
 // Arrays of one problem; reused from problem to problem.
-struct Workspace {
-  Buffer a, b;  // masses, padded with zeros
+class Workspace {
+ public:
   Buffer f, g;  // potentials in nats, padded with the last entry of a line
-  explicit Workspace(const Geometry& geo) {
-    for (Buffer* x : {&a, &f}) x->resize(size<double>(geo.n));
-    for (Buffer* x : {&b, &g}) x->resize(size<double>(geo.m));
-  }
+
+  explicit Workspace(const Geometry& geo)
+      : f(size<double>(geo.n)), g(size<double>(geo.m)), geo_(geo) {}
+
   template <class T>
   Scalings<T>& scalings() {
     return std::get<Scalings<T>>(scalings_);
   }
+  // The masses of a new problem, in the precision of T.
+  template <class T, class In>
+  void set_measures(Team& team, const In* a, const In* b) {
+    Measures<T>& own = std::get<Measures<T>>(measures_);
+    team.once([&] { fresh<T>(); });
+    copy_lines(team, geo_.n, a, geo_.n[2], 0.0, own.a.data());
+    copy_lines(team, geo_.m, b, geo_.m[2], 0.0, own.b.data());
+    team.barrier();
+    if constexpr (sizeof(In) < sizeof(T)) scale_to_one(team, own);
+  }
+  // Room for them, filled by the one member that calls.
+  template <class T>
+  Measures<T>& fresh() {
+    wide_ = std::is_same_v<T, double>;
+    Measures<T>& own = std::get<Measures<T>>(measures_);
+    own.reserve(geo_);
+    return own;
+  }
+  template <class T>
+  const Measures<T>& measures(Team& team) {
+    if constexpr (std::is_same_v<T, double>)
+      if (!wide_) widen(team);
+    return std::get<Measures<T>>(measures_);
+  }
 
  private:
+  void widen(Team& team) {
+    const auto& narrow = std::get<Measures<float>>(measures_);
+    auto& wide = std::get<Measures<double>>(measures_);
+    team.once([&] { wide.reserve(geo_); });
+    copy_lines(team, geo_.n, narrow.a.data(), stride<float>(geo_.n), 0.0, wide.a.data());
+    copy_lines(team, geo_.m, narrow.b.data(), stride<float>(geo_.m), 0.0, wide.b.data());
+    team.barrier();
+    scale_to_one(team, wide);
+    team.once([&] { wide_ = true; });
+  }
+  // Masses that were rounded to single precision do not sum to 1 exactly, and two marginals of
+  // unequal totals would keep a solve from converging.
+  static void scale_to_one(Team& team, Measures<double>& measures) {
+    for (Buffer* x : {&measures.a, &measures.b}) {
+      Vec<double> sum{};
+      const auto [from, to] = team.share(x->size(), W<double>);
+      for (int64_t i = from; i < to; i += W<double>) sum += load(&(*x)[i]);
+      const double scale = 1.0 / team.sum(hsum(sum));
+      for (int64_t i = from; i < to; i += W<double>) store(&(*x)[i], load(&(*x)[i]) * scale);
+    }
+    team.barrier();
+  }
+
+  const Geometry& geo_;
   std::tuple<Scalings<float>, Scalings<double>> scalings_;
+  std::tuple<Measures<float>, Measures<double>> measures_;
+  bool wide_ = true;  // the masses are there in double precision
 };
 
 enum class Phase { kStart, kRow, kColumn, kDone };
@@ -184,16 +244,14 @@ void logarithm(Team& team, const Shape& s, T* x, double scale, double shift, dou
   team.barrier();
 }
 
-// The masses in the precision of T, and bv from v.
+// bv from v.
 template <class T>
 void enter_scalings(Team& team, const Geometry& geo, Workspace& p, State& state) {
   Scalings<T>& s = p.scalings<T>();
-  copy_lines(team, geo.n, p.a.data(), stride<double>(geo.n), 0.0, s.a.data());
-  copy_lines(team, geo.m, p.b.data(), stride<double>(geo.m), 0.0, s.b.data());
-  team.barrier();
+  const Array<T>& b = p.measures<T>(team).b;
   const T* v = state.v(s);
   const auto [from, to] = team.share(size<T>(geo.m), W<T>);
-  for (int64_t i = from; i < to; i += W<T>) store(&s.bv[i], load(v + i) * load(&s.b[i]));
+  for (int64_t i = from; i < to; i += W<T>) store(&s.bv[i], load(v + i) * load(&b[i]));
   state.domain = kDomain<T>;
   team.barrier();
 }
@@ -232,13 +290,14 @@ inline void widen(Team& team, const Geometry& geo, Workspace& p, State& state) {
   copy_lines(team, geo.n, state.u(single), stride<float>(geo.n), kRepeat, state.u(s));
   team.barrier();
   enter_scalings<double>(team, geo, p, state);
+  const Buffer& a = p.measures<double>(team).a;
   const double scale = std::exp(state.shift);
   state.shift = 0;
   const auto [from, to] = team.share(size<double>(geo.n), W<double>);
   for (int64_t i = from; i < to; i += W<double>) {
     const Vec<double> u = load(state.u(s) + i) * scale;
     store(state.u(s) + i, u);
-    store(state.au(s) + i, u * load(&s.a[i]));
+    store(state.au(s) + i, u * load(&a[i]));
   }
   team.barrier();
 }
@@ -319,6 +378,7 @@ template <class T>
 void solve_scaling(Team& team, const Geometry& geo, Workspace& p, ScalingKernel<T>& kernel,
                    Control& control, State& state) {
   Scalings<T>& s = p.scalings<T>();
+  const auto& [a, b] = p.measures<T>(team);
   const int64_t n = size<T>(geo.n), m = size<T>(geo.m);
   typename ScalingKernel<T>::Trace forward, backward;
   state.shift = kernel.shift();
@@ -331,7 +391,7 @@ void solve_scaling(Team& team, const Geometry& geo, Workspace& p, ScalingKernel<
   if (state.next == Phase::kRow) kernel.backward(team, state.au(s), s.Z.data(), backward);
   const auto update_g = [&] {
     kernel.backward(team, state.au(s), s.Z.data(), backward);
-    const Update column = scale(team, m, s.Z.data(), s.b.data(), state.v(s), control.w,
+    const Update column = scale(team, m, s.Z.data(), b.data(), state.v(s), control.w,
                                 state.v_next(s), s.bv.data());
     if (!in_range(column)) return false;
     state.flop = !state.flop;
@@ -345,7 +405,7 @@ void solve_scaling(Team& team, const Geometry& geo, Workspace& p, ScalingKernel<
     const bool started = state.next == Phase::kRow;
     kernel.forward(team, s.bv.data(), s.S.data(), forward);
     const auto update_f = [&] {
-      return scale(team, n, s.S.data(), s.a.data(), started ? state.u(s) : nullptr, control.w,
+      return scale(team, n, s.S.data(), a.data(), started ? state.u(s) : nullptr, control.w,
                    state.u_next(s), state.au_next(s));
     };
     const double w = control.w;
@@ -380,18 +440,19 @@ class LogSolver {
   }
 
   void operator()(Team& team, Workspace& p, Control& control, State& state) {
-    each(team, la_, [&](int64_t i) { store(&la_[i], vlog(load(&p.a[i]))); });
-    each(team, lb_, [&](int64_t i) { store(&lb_[i], vlog(load(&p.b[i]))); });
+    const auto& [a, b] = p.measures<double>(team);
+    each(team, la_, [&](int64_t i) { store(&la_[i], vlog(load(&a[i]))); });
+    each(team, lb_, [&](int64_t i) { store(&lb_[i], vlog(load(&b[i]))); });
     for (;;) {
       const bool started = state.next == Phase::kRow;
       add(team, p.g, lb_, h_);
       kernel_.forward(team, h_.data(), L_.data());
       if (started) {
-        const Marginal row = marginal(team, p.a, p.f, L_);
+        const Marginal row = marginal(team, a, p.f, L_);
         control.mass = row.mass;
-        const double cost = control.cost_every_iteration() ? transport_cost(team, p) : 0.0;
+        const double cost = control.cost_every_iteration() ? transport_cost(team, a, p.f) : 0.0;
         if (control.observe(row.error + state.column_error, cost)) {
-          if (control.cost_at_the_end()) control.cost = transport_cost(team, p);
+          if (control.cost_at_the_end()) control.cost = transport_cost(team, a, p.f);
           state.next = Phase::kDone;
           return;
         }
@@ -402,7 +463,7 @@ class LogSolver {
       kernel_.backward(team, k_.data(), M_.data());
       relax(team, p.g, M_, control.w, false);
       state.next = Phase::kRow;
-      state.column_error = marginal(team, p.b, p.g, M_).error;
+      state.column_error = marginal(team, b, p.g, M_).error;
       ++control.k;
     }
   }
@@ -444,11 +505,11 @@ class LogSolver {
       store(&x[i], plain || w == 1.0 ? next : next + vlog(r.factor(s)));
     });
   }
-  double transport_cost(Team& team, const Workspace& p) {
+  double transport_cost(Team& team, const Buffer& a, const Buffer& f) {
     kernel_.forward_mean(team, h_.data(), L_.data(), mean_.data());
     Vec<double> total{};
     each(team, mean_,
-         [&](int64_t i) { total += load(&p.a[i]) * ratio(p.f, L_, i) * load(&mean_[i]); });
+         [&](int64_t i) { total += load(&a[i]) * ratio(f, L_, i) * load(&mean_[i]); });
     return team.sum(hsum(total));
   }
 

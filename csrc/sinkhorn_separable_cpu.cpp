@@ -4,14 +4,15 @@
 
 namespace {
 
-// What a team needs.
+// What a team needs; masses are in the precision of M.
+template <class M>
 struct SinkhornSpace {
   Workspace p;
   Solver solve;
-  std::optional<Pyramid> pyramid;
-  SinkhornSpace(const Geometry& geo, int d, const PyramidArguments* arguments, bool single)
+  std::optional<Pyramid<M>> pyramid;
+  SinkhornSpace(const Geometry& geo, int d, const PyramidArguments* arguments)
       : p(geo), solve(geo) {
-    if (arguments) pyramid.emplace(*arguments, geo, d, single);
+    if (arguments) pyramid.emplace(*arguments, geo, d);
   }
 };
 
@@ -44,36 +45,25 @@ template <class T>
 double finish(Team& team, const Geometry& geo, Workspace& p, State& state, double epsilon,
               double mass, T* f_out, T* g_out) {
   // Masses and potentials in nats; f still lacks `shift`.
-  const auto from = [&](const auto& a, const auto* f, const auto& b, const auto* g, double shift) {
-    const double fa = dot(team, a.size(), a.data(), f) + shift, gb = dot(team, b.size(), b.data(), g);
+  const auto from = [&](const auto& measures, const auto* f, const auto* g, double shift) {
+    const auto& [a, b] = measures;
+    const double fa = dot(team, a.size(), a.data(), f) + shift;
+    const double gb = dot(team, b.size(), b.data(), g);
     write_lines(team, geo.n, f, epsilon, shift + gb, f_out);
     write_lines(team, geo.m, g, epsilon, -gb, g_out);
     return epsilon * (fa + gb - (mass - 1.0));
   };
-  const auto from_scalings = [&](auto& s) {
+  const auto from_scalings = [&](auto& s, const auto& measures) {
     auto *u = state.u(s), *v = state.v(s);
-    take_logarithm(team, s.a.size(), u);
-    take_logarithm(team, s.b.size(), v);
-    return from(s.a, u, s.b, v, state.shift);
+    take_logarithm(team, measures.a.size(), u);
+    take_logarithm(team, measures.b.size(), v);
+    return from(measures, u, v, state.shift);
   };
-  if (state.domain == Domain::kSingle) return from_scalings(p.scalings<float>());
-  if (state.domain == Domain::kDouble) return from_scalings(p.scalings<double>());
-  return from(p.a, p.f.data(), p.b, p.g.data(), 0.0);
-}
-
-// Masses that were rounded to single precision do not sum to 1 exactly, and two marginals of
-// unequal totals would keep a solve from converging.
-template <class T>
-void load_masses(Team& team, const T* in, const Shape& s, Buffer& out) {
-  copy_lines(team, s, in, s[2], 0.0, out.data());
-  team.barrier();
-  if constexpr (std::is_same_v<T, double>) return;
-  Vec<double> sum{};
-  const auto [from, to] = team.share(out.size(), W<double>);
-  for (int64_t i = from; i < to; i += W<double>) sum += load(&out[i]);
-  const double scale = 1.0 / team.sum(hsum(sum));
-  for (int64_t i = from; i < to; i += W<double>) store(&out[i], load(&out[i]) * scale);
-  team.barrier();
+  if (state.domain == Domain::kSingle)
+    return from_scalings(p.scalings<float>(), p.measures<float>(team));
+  const auto& measures = p.measures<double>(team);
+  if (state.domain == Domain::kDouble) return from_scalings(p.scalings<double>(), measures);
+  return from(measures, p.f.data(), p.g.data(), 0.0);
 }
 
 // Results of a batch besides the potentials, one per problem.
@@ -85,29 +75,27 @@ struct Diagnostics {
   uint8_t *converged, *log_domain;
 };
 
-template <class T>
+template <class T, class M>
 void solve_batch(int64_t batch, int d, const Geometry& geo, const T* a, const T* b,
                  const double* epsilon, const PyramidArguments* pyramid, const Options& options,
                  int threads, T* f, T* g, const Diagnostics<T>& out) {
   const int64_t nn = geo.n.count(), mm = geo.m.count();
   for_each_problem(
       batch, threads, geo.work() > kTogetherAbove,
-      [&] { return std::make_unique<SinkhornSpace>(geo, d, pyramid, options.single); },
-      [&](Team& team, int64_t i, SinkhornSpace& own) {
+      [&] { return std::make_unique<SinkhornSpace<M>>(geo, d, pyramid); },
+      [&](Team& team, int64_t i, SinkhornSpace<M>& own) {
         Workspace& p = own.p;
         const double eps = epsilon[i];
-        load_masses(team, a + i * nn, geo.n, p.a);
-        load_masses(team, b + i * mm, geo.m, p.b);
+        p.set_measures<M>(team, a + i * nn, b + i * mm);
         State state;
         double work = 0;
         if (own.pyramid) {
           work = own.pyramid->start(team, p, eps, state);
         } else {
-          const int64_t width = stride<double>(geo.m);
+          copy_lines(team, geo.m, g + i * mm, geo.m[2], kRepeat, p.g.data());
           const auto [from, to] = team.share(geo.m.lines());
-          for (int64_t r = from; r < to; ++r)
-            for (int64_t j = 0; j < width; ++j)
-              p.g[r * width + j] = g[i * mm + r * geo.m[2] + std::min(j, geo.m[2] - 1)] / eps;
+          const int64_t width = stride<double>(geo.m);
+          for (int64_t j = from * width; j < to * width; ++j) p.g[j] /= eps;
           team.barrier();
         }
         const Control control = own.solve(team, p, eps, options, state);
@@ -142,16 +130,19 @@ extern "C" void PER_ISA(sinkhorn_separable)(
   // A small relative change of the cost would be noise in single precision.
   const bool rough = single && (criterion != kCost || tol >= 1e-5);
   const Options options{tol, criterion, max_iter, overrelaxation, rough};
-  const auto solve = [&](auto type) {
+  const auto solve = [&](auto type, auto measures) {
     using T = decltype(type);
     const Diagnostics<T> out{static_cast<T*>(cost), static_cast<T*>(value),
                              static_cast<T*>(marginal_error), coarse_work, n_iters, converged,
                              log_domain};
-    solve_batch(batch, d, geo, static_cast<const T*>(a), static_cast<const T*>(b), epsilon,
-                pyramid, options, threads, static_cast<T*>(f), static_cast<T*>(g), out);
+    solve_batch<T, decltype(measures)>(batch, d, geo, static_cast<const T*>(a),
+                                       static_cast<const T*>(b), epsilon, pyramid, options,
+                                       threads, static_cast<T*>(f), static_cast<T*>(g), out);
   };
-  if (single)
-    solve(float());
+  if (rough)
+    solve(float(), float());
+  else if (single)
+    solve(float(), double());
   else
-    solve(double());
+    solve(double(), double());
 }

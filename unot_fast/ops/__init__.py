@@ -1,7 +1,7 @@
 """The boundary between the library and its kernels: one file per operator."""
 
 from unot_fast.ops.backends import Backend, backends, resolve
-from unot_fast.ops.normalise import normalise
+from unot_fast.ops.normalise import Normalised, normalise
 from unot_fast.ops.separable_lse import separable_lse
 from unot_fast.ops.sinkhorn_multiscale import sinkhorn_multiscale
 from unot_fast.ops.sinkhorn_separable import Solution, sinkhorn_separable
@@ -10,6 +10,7 @@ __all__ = [
     "Backend",
     "Solution",
     "backends",
+    "Normalised",
     "normalise",
     "resolve",
     "separable_lse",

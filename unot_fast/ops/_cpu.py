@@ -19,7 +19,7 @@ _ARGUMENTS = {
         *(_i64, *_geometry_types, _int, *(_pointer,) * 4),
         *(_double, _int, _int, _double, _int, *(_pointer,) * 9),
     ),
-    "normalise": (*(_i64,) * 4, _int, _pointer, _pointer, _int, *(_pointer,) * 4),
+    "normalise": (*(_i64,) * 4, _int, _pointer, _pointer, _int, *(_pointer,) * 5),
 }
 
 
@@ -174,16 +174,20 @@ def _solve(
     return results
 
 
-def normalise(a: Tensor, b: Tensor, batch: tuple[int, int]) -> tuple[tuple[Tensor, Tensor], ...]:
+def normalise(
+    a: Tensor, b: Tensor, batch: tuple[int, int]
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], float | None]:
     a, b = a.contiguous(), b.contiguous()
-    outs = torch.empty(a.shape, dtype=a.dtype), torch.empty(b.shape, dtype=b.dtype)
+    masses = torch.empty(a.shape, dtype=a.dtype), torch.empty(b.shape, dtype=b.dtype)
     totals = tuple(torch.empty(size, dtype=torch.float64) for size in batch)
+    gap = _double()
     valid = _kernel("normalise")(
         *(size for x, n in zip((a, b), batch, strict=True) for size in (n, x.numel() // n)),
         a.dtype is torch.float32,
         a.data_ptr(),
         b.data_ptr(),
         torch.get_num_threads(),
-        *(t.data_ptr() for t in (*outs, *totals)),
+        *(t.data_ptr() for t in (*masses, *totals)),
+        ctypes.byref(gap),
     )
-    return outs, totals, bool(valid)
+    return masses, totals, gap.value if valid else None

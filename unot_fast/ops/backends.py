@@ -60,12 +60,17 @@ def cpu_library() -> ctypes.CDLL | None:
     return library
 
 
+@functools.cache
+def _widest_isa() -> str:
+    return cpu_library().unot_fast_isa().decode()
+
+
 def cpu_isa() -> str:
     """Instruction set of the CPU kernels: ``avx512``, ``avx2`` or ``baseline``.
 
     The environment variable ``UNOT_FAST_ISA`` forces a narrower one.
     """
-    best = cpu_library().unot_fast_isa().decode()
+    best = _widest_isa()
     wanted = os.environ.get("UNOT_FAST_ISA", best)
     order = ("baseline", "avx2", "avx512")
     if wanted not in order:
@@ -83,9 +88,13 @@ def _cpu() -> Backend:
     if library is None:
         detail = "compiled library missing; reinstall the package with a C++17 compiler"
         return Backend("cpu", False, ("cpu",), detail)
-    openmp = "OpenMP" if library.unot_fast_openmp() else "no OpenMP: one thread"
-    detail = f"compiled kernels, {cpu_isa()}, {openmp}"
-    return Backend("cpu", True, ("cpu",), detail)
+    return _compiled(cpu_isa(), bool(library.unot_fast_openmp()))
+
+
+@functools.cache
+def _compiled(isa: str, openmp: bool) -> Backend:
+    threads = "OpenMP" if openmp else "no OpenMP: one thread"
+    return Backend("cpu", True, ("cpu",), f"compiled kernels, {isa}, {threads}")
 
 
 def _triton() -> Backend:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +12,15 @@ from unot_fast.ops import _cpu
 from unot_fast.ops.backends import cpu_library
 
 
-def normalise(a: Tensor, b: Tensor, d: int) -> tuple[tuple[Tensor, Tensor], ...] | None:
+class Normalised(NamedTuple):
+    """Measures of total 1 and what their masses summed to, of source and target."""
+
+    masses: tuple[Tensor, Tensor]
+    totals: tuple[Tensor, Tensor]  # float64
+    gap: float | None  # largest relative difference of the totals of a pair, where it is known
+
+
+def normalise(a: Tensor, b: Tensor, d: int) -> Normalised | None:
     """Scale the masses of every measure to total 1.
 
     Parameters
@@ -22,17 +31,19 @@ def normalise(a: Tensor, b: Tensor, d: int) -> tuple[tuple[Tensor, Tensor], ...]
 
     Returns
     -------
-    masses : pair of Tensors, shapes and dtype of a and b
-    totals : pair of Tensors, shapes (*batch_a) and (*batch_b), float64
-        Or None where the compiled kernel does not apply (device, dtype, gradient, empty batch) or
+    Normalised or None
+        None where the compiled kernel does not apply (device, dtype, gradient, empty batch) or
         does not find all masses plainly valid: a negative or NaN mass, a total beyond 1e+-30.
     """
-    lead = [x.shape[: x.ndim - d] for x in (a, b)]
-    batch = math.prod(lead[0]), math.prod(lead[1])
+    lead_a, lead_b = a.shape[: a.ndim - d], b.shape[: b.ndim - d]
+    batch = math.prod(lead_a), math.prod(lead_b)
     if not (_plain(a) and _plain(b) and all(batch)) or cpu_library() is None:
         return None
-    masses, totals, valid = _cpu.normalise(a, b, batch)
-    return (masses, tuple(t.view(s) for t, s in zip(totals, lead, strict=True))) if valid else None
+    masses, (total_a, total_b), gap = _cpu.normalise(a, b, batch)
+    if gap is None:
+        return None
+    totals = total_a.view(lead_a), total_b.view(lead_b)
+    return Normalised(masses, totals, gap if lead_a == lead_b else None)
 
 
 def _plain(x: Tensor) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry import Geometry
-from unot_fast.ops import normalise
+from unot_fast.ops import Normalised, normalise
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,24 @@ def prepare(
     d = len(geom.shape)
     lead_a, lead_b = a.shape[: a.ndim - d], b.shape[: b.ndim - d]
     epsilon = _epsilon(epsilon, a.device, geom.max_cost, validate)
+    lead_epsilon = epsilon.shape if isinstance(epsilon, Tensor) else ()
     batch_shape = lead_a
-    if lead_a != lead_b or epsilon.ndim:
+    if lead_a != lead_b or lead_epsilon:
         try:
-            batch_shape = torch.broadcast_shapes(lead_a, lead_b, epsilon.shape)
+            batch_shape = torch.broadcast_shapes(lead_a, lead_b, lead_epsilon)
         except RuntimeError:
             raise ValueError(
                 "a, b and epsilon must have leading dimensions that broadcast; got "
-                f"{tuple(lead_a)}, {tuple(lead_b)} and {tuple(epsilon.shape)}"
+                f"{tuple(lead_a)}, {tuple(lead_b)} and {tuple(lead_epsilon)}"
             ) from None
+    if not isinstance(epsilon, Tensor):
+        epsilon = torch.full(batch_shape, epsilon, dtype=torch.float64, device=a.device)
 
     exact = a.dtype is b.dtype is torch.float64
-    a, b, total_a, total_b = _masses(a.to(dtype), b.to(dtype), d, validate)
+    (a, b), (total_a, total_b), gap = _masses(a.to(dtype), b.to(dtype), d, validate)
     if validate and not normalize and total_a.numel() and total_b.numel():
-        gap = float(((total_a - total_b).abs() / total_a).max())
+        if gap is None:
+            gap = float(((total_a - total_b).abs() / total_a).detach().max())
         if not gap <= (1e-9 if exact else 1e-5):
             raise ValueError(
                 f"a and b must have equal totals (relative gap {gap:.1e}); "
@@ -110,20 +114,20 @@ def _measure(name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x
 
 
-def _masses(a: Tensor, b: Tensor, d: int, validate: bool) -> tuple[Tensor, ...]:
+def _masses(a: Tensor, b: Tensor, d: int, validate: bool) -> Normalised:
     """Masses of total 1, and in float64 what they summed to."""
     if validate and (normalised := normalise(a, b, d)):
-        return *normalised[0], *normalised[1]
+        return normalised
     totals = [x.double().sum(tuple(range(x.ndim - d, x.ndim))) for x in (a, b)]
     if validate:
         for name, x, total in zip("ab", (a, b), totals, strict=True):
             if x.numel():
                 _check_values(name, x.detach(), total.detach())
-    scaled = (
+    scaled = [
         (x.contiguous().double() / total.view(*total.shape, *(1,) * d)).to(x.dtype)
         for x, total in zip((a, b), totals, strict=True)
-    )
-    return *scaled, *totals
+    ]
+    return Normalised(scaled, totals, None)
 
 
 def _check_values(name: str, x: Tensor, total: Tensor) -> None:
@@ -141,15 +145,22 @@ def _check_values(name: str, x: Tensor, total: Tensor) -> None:
 
 def _epsilon(
     epsilon: float | Tensor, device: torch.device, max_cost: float, validate: bool
-) -> Tensor:
+) -> float | Tensor:
+    if isinstance(epsilon, float):
+        if validate:
+            _check_epsilon(epsilon, epsilon, max_cost)
+        return epsilon
     try:
         value = torch.as_tensor(epsilon, dtype=torch.float64, device=device).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"epsilon must be a number or a tensor; got {epsilon!r}") from error
-    if not validate or value.numel() == 0:
-        return value
+    if validate and value.numel():
+        _check_epsilon(*map(float, torch.aminmax(value)), max_cost)
+    return value
+
+
+def _check_epsilon(low: float, high: float, max_cost: float) -> None:
     # NaN goes through both.
-    low, high = [float(value)] * 2 if value.ndim == 0 else map(float, torch.aminmax(value))
     if not 0 < low <= high < math.inf:
         raise ValueError("epsilon must be positive and finite")
     # Potentials are known to 1e-16 of the largest exponent, max_cost / epsilon nats.
@@ -158,7 +169,6 @@ def _epsilon(
             f"epsilon must be between {1e-10 * max_cost:.1e} and {1e10 * max_cost:.1e} for a "
             f"largest cost of {max_cost:.3g}: beyond, float64 cannot tell the potentials' digits"
         )
-    return value
 
 
 def _result_dtype(a: Tensor, b: Tensor, dtype: torch.dtype | None) -> torch.dtype:
