@@ -20,8 +20,8 @@ constexpr int MR = 4, NV = 3;
 constexpr int MR = 4, NV = 2;
 #endif
 constexpr int64_t kPackAbove = 40 * 1024;  // bytes of B
-// Deeper products go in blocks of A, height x depth, that stay in the second-level cache.
-constexpr int64_t kBlockAbove = 320, kDepth = 256, kHeight = 192;
+// Deeper products go in steps whose panel of B stays in the first-level cache.
+constexpr int64_t kBlockAbove = 320, kDepth = 192;
 
 template <int R, int V, class T>
 inline void tile(int64_t K, const T* A, int64_t lda, const T* B, int64_t ldb, T* C,
@@ -76,35 +76,23 @@ void gemm(int64_t from, int64_t to, int64_t N, int64_t K, const T* A, int64_t ld
           int64_t ldb, T* C, int64_t ldc) {
   if (from >= to) return;
   const bool pack = K * ldb * int64_t(sizeof(T)) > kPackAbove;
-  const bool blocked = K > kBlockAbove;
-  const int64_t depth = blocked ? kDepth : K, height = blocked ? kHeight : to - from;
-  static thread_local Array<T> packed_b, packed_a;
-  if (pack && int64_t(packed_b.size()) < depth * NV * W<T>) packed_b.resize(depth * NV * W<T>);
-  if (blocked) packed_a.resize(kHeight * kDepth);
+  const int64_t depth = K > kBlockAbove ? kDepth : K;
+  static thread_local Array<T> packed;
+  if (pack && int64_t(packed.size()) < depth * NV * W<T>) packed.resize(depth * NV * W<T>);
   for (int64_t k0 = 0; k0 < K; k0 += depth) {
     const int64_t k = std::min(depth, K - k0);
-    for (int64_t r0 = from; r0 < to; r0 += height) {
-      const int64_t r = std::min(height, to - r0);
-      const T* a = A + r0 * lda + k0;
-      int64_t a_stride = lda;
-      if (blocked) {  // rows a power of two apart would share the sets of a cache
-        for (int64_t i = 0; i < r; ++i)
-          std::memcpy(&packed_a[i * k], a + i * lda, k * sizeof(T));
-        a = packed_a.data();
-        a_stride = k;
+    for (int64_t column = 0; column < N; column += NV * W<T>) {
+      const int v = int(std::min<int64_t>(NV, (N - column) / W<T>));
+      const T* b = B + k0 * ldb + column;
+      int64_t b_stride = ldb;
+      if (pack) {
+        b_stride = v * W<T>;
+        for (int64_t j = 0; j < k; ++j)
+          std::memcpy(&packed[j * b_stride], b + j * ldb, b_stride * sizeof(T));
+        b = packed.data();
       }
-      for (int64_t column = 0; column < N; column += NV * W<T>) {
-        const int v = int(std::min<int64_t>(NV, (N - column) / W<T>));
-        const T* b = B + k0 * ldb + column;
-        int64_t b_stride = ldb;
-        if (pack) {
-          for (int64_t j = 0; j < k; ++j)
-            std::memcpy(&packed_b[j * v * W<T>], b + j * ldb, v * W<T> * sizeof(T));
-          b = packed_b.data();
-          b_stride = v * W<T>;
-        }
-        panel<NV>(v, r, k, a, a_stride, b, b_stride, C + r0 * ldc + column, ldc, k0 > 0);
-      }
+      panel<NV>(v, to - from, k, A + from * lda + k0, lda, b, b_stride, C + from * ldc + column,
+                ldc, k0 > 0);
     }
   }
 }

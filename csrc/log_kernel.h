@@ -16,7 +16,7 @@ class LogKernel {
       forward_[k].resize(n * m);
       backward_[k].resize(n * m);
       for (int64_t i = 0; i < n * m; ++i) forward_[k][i] = geo.cost[k][i] / epsilon;
-      ::transpose(n, m, forward_[k].data(), backward_[k].data(), n);
+      ::transpose(n, m, forward_[k].data(), m, backward_[k].data(), n);
     }
     const int64_t lines = std::max(geo.n[0], geo.m[0]) * std::max(geo.n[1], geo.m[1]);
     const int64_t length = std::max(stride<double>(geo.n), stride<double>(geo.m));
@@ -129,37 +129,6 @@ class LogKernel {
   const Geometry& geo_;
   Buffer forward_[3], backward_[3];
   Buffer x_, y_, mean_x_, mean_y_;
-};
-
-// K x for K = exp(-C / epsilon), with the kernel of the last epsilon kept.
-template <class T>
-class GibbsProduct {
- public:
-  using Real = T;
-  explicit GibbsProduct(const Geometry& geo) : geo_(geo) {}
-
-  // Whether all of out is in range. In single precision out is scaled by some constant.
-  bool operator()(Team& team, const T* x, double epsilon, T* out) {
-    if (geo_.max_axis_cost() > Range<T>::axis * epsilon) return false;
-    if (epsilon != epsilon_)
-      team.once([&] {
-        const GibbsFactors<T> factors(geo_, epsilon);
-        map_ = SeparableMap<T>(geo_.m, geo_.n, factors.matrix);
-        tiny_ = Range<T>::tiny * std::exp(factors.shift);
-        map_.reserve(between_);
-        epsilon_ = epsilon;
-      });
-    const T* before[3];
-    map_.apply(team, kLastFirst, x, out, between_, before);
-    const auto [low, high] = extent(team, out, size<T>(geo_.n));
-    return low > tiny_ && high < Range<T>::huge;
-  }
-
- private:
-  const Geometry& geo_;
-  double epsilon_ = 0, tiny_ = 0;
-  SeparableMap<T> map_;
-  Array<T> between_[2];
 };
 
 // log K exp(h): in the scaling domain where all sums are in range, in the log domain otherwise.

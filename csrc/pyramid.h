@@ -42,7 +42,7 @@ class Pooling {
         while (to > from + 1 && row[to - 1] == 0) --to;
         runs_[k].push_back({from, {row + from, row + to}});
       }
-    transpose(coarse[2], fine[2], pool[2], last_.data(), stride<T>(coarse));
+    transpose(coarse[2], fine[2], pool[2], fine[2], last_.data(), stride<T>(coarse));
     between_[0].resize(fine[1] * stride<T>(fine));
     between_[1].resize(coarse[0] * coarse[1] * stride<T>(fine));
   }

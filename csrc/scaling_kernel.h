@@ -23,59 +23,46 @@ struct Range<float> {
                           spread = 80;
 };
 
-// exp(-C_k / epsilon) on every axis. In single precision a factor is scaled by exp(shift), so that
-// its smallest entry is normal.
+// exp(-C_k / epsilon) on every axis, times C_k where `weighted`. In single precision a factor is
+// scaled by exp(shift_k), so that its smallest entry is normal. Returns the shift of the product.
 template <class T>
-struct GibbsFactors {
-  Array<T> matrix[3];
-  double shift = 0;  // of the product
-
-  GibbsFactors(const Geometry& geo, double epsilon) {
-    Buffer exponent;
-    for (int k = 0; k < 3; ++k) {
-      const int64_t size = geo.n[k] * geo.m[k];
-      if (k == 2 && geo.square_axes()) {  // as on most grids
-        matrix[2] = matrix[1];
-        shift += shift;
-        break;
-      }
-      exponent.resize(padded<double>(size));
-      const double scale = -1.0 / epsilon;
-      for (int64_t i = 0; i < size; ++i) exponent[i] = geo.cost[k][i] * scale;
-      double up = 0;
-      if constexpr (std::is_same_v<T, float>) up = std::max(0.0, geo.largest[k] / epsilon - 87);
-      shift += up;
-      for (int64_t i = 0; i < size; i += W<double>)
-        store(&exponent[i], vexp(load(&exponent[i]) + up));
-      matrix[k].assign(&exponent[0], &exponent[0] + size);
+double build_gibbs(Team& team, const Geometry& geo, double epsilon, bool weighted,
+                   AxisMatrices<T>& matrices) {
+  double shift[3] = {};
+  if constexpr (std::is_same_v<T, float>)
+    for (int k = 0; k < 3; ++k) shift[k] = std::max(0.0, geo.largest[k] / epsilon - 87);
+  const double scale = -1.0 / epsilon;
+  matrices.build(team, [&](int k, int64_t i, T* out) {
+    const int64_t m = geo.m[k];
+    const double* cost = geo.cost[k] + i * m;
+    for (int64_t j = 0; j < m; j += W<double>) {
+      const Vec<double> c = j + W<double> <= m ? load(cost + j) : load_some(cost + j, m - j);
+      const Vec<double> e = vexp(c * scale + shift[k]);
+      store_narrow(out + j, weighted ? e * c : e);
     }
-  }
-  void transpose(const Geometry& geo) {
-    for (int k = 0; k < 3; ++k) {
-      const Array<T> kernel = matrix[k];
-      ::transpose(geo.n[k], geo.m[k], kernel.data(), matrix[k].data(), geo.n[k]);
-    }
-  }
-  void times_cost(const Geometry& geo) {
-    for (int k = 0; k < 3; ++k)
-      for (int64_t i = 0; i < geo.n[k] * geo.m[k]; ++i) matrix[k][i] *= T(geo.cost[k][i]);
-  }
-};
+  });
+  return shift[0] + shift[1] + shift[2];
+}
 
 // exp(-C / epsilon), times exp(shift).
 template <class T>
 class ScalingKernel {
  public:
-  ScalingKernel(const Geometry& geo, double epsilon) : geo_(geo), epsilon_(epsilon) {
-    GibbsFactors<T> factors(geo, epsilon);
-    shift_ = factors.shift;
-    forward_ = SeparableMap<T>(geo.m, geo.n, factors.matrix);
-    factors.transpose(geo);
-    backward_ = SeparableMap<T>(geo.n, geo.m, factors.matrix);
-    forward_.reserve(forward_between_);
-    backward_.reserve(backward_between_);
+  explicit ScalingKernel(const Geometry& geo) : geo_(geo), gibbs_(geo), weighted_(geo) {}
+
+  // The kernel of this epsilon, if it is not the last one's.
+  void prepare(Team& team, double epsilon) {
+    if (epsilon == epsilon_) return;
+    const double shift = build_gibbs(team, geo_, epsilon, false, gibbs_);
+    team.once([&] {
+      shift_ = shift;
+      epsilon_ = epsilon;
+      forward_ = gibbs_.forward();
+      backward_ = gibbs_.backward();
+      forward_.reserve(forward_between_);
+      backward_.reserve(backward_between_);
+    });
   }
-  double epsilon() const { return epsilon_; }
   double shift() const { return shift_; }
 
   // Where the axes of the last product began. The axes of the adjoint run in the opposite order:
@@ -93,18 +80,19 @@ class ScalingKernel {
   // sum_xy x(x) C(x, y) exp(-C(x, y) / epsilon) y(y) after forward(y) and backward(x): one product
   // for each axis, weighted there with its cost.
   double cost(Team& team, const Trace& forward, const Trace& backward) {
-    if (weighted_.empty())
+    if (weighted_epsilon_ != epsilon_) {
+      build_gibbs(team, geo_, epsilon_, true, weighted_);
       team.once([&] {
-        GibbsFactors<T> factors(geo_, epsilon_);
-        factors.times_cost(geo_);
-        weighted_ = SeparableMap<T>(geo_.m, geo_.n, factors.matrix);
+        weighted_epsilon_ = epsilon_;
         scratch_.resize(std::max(forward_between_[0].size(), size_t(size<T>(geo_.n))));
       });
+    }
+    const SeparableMap<T> weighted = weighted_.forward();
     Vec<T> total{};
     Shape s = geo_.m;
     for (const int k : kLastFirst) {
-      if (!weighted_.acts(k)) continue;
-      weighted_.axis(team, k, s, forward.before[k], scratch_.data());
+      if (!weighted.acts(k)) continue;
+      weighted.axis(team, k, s, forward.before[k], scratch_.data());
       team.barrier();
       const auto [from, to] = team.share(size<T>(s), W<T>);
       for (int64_t i = from; i < to; i += W<T>)
@@ -116,9 +104,41 @@ class ScalingKernel {
 
  private:
   const Geometry& geo_;
-  double epsilon_, shift_;
-  SeparableMap<T> forward_, backward_, weighted_;
+  double epsilon_ = 0, weighted_epsilon_ = 0, shift_ = 0;
+  AxisMatrices<T> gibbs_, weighted_;
+  SeparableMap<T> forward_, backward_;
   Array<T> forward_between_[2], backward_between_[2], scratch_;
+};
+
+// K x for K = exp(-C / epsilon), with the kernel of the last epsilon kept.
+template <class T>
+class GibbsProduct {
+ public:
+  using Real = T;
+  explicit GibbsProduct(const Geometry& geo) : geo_(geo), gibbs_(geo) {}
+
+  // Whether all of out is in range. In single precision out is scaled by some constant.
+  bool operator()(Team& team, const T* x, double epsilon, T* out) {
+    if (geo_.max_axis_cost() > Range<T>::axis * epsilon) return false;
+    if (epsilon != epsilon_) {
+      const double shift = build_gibbs(team, geo_, epsilon, false, gibbs_);
+      team.once([&] {
+        tiny_ = Range<T>::tiny * std::exp(shift);
+        gibbs_.forward().reserve(between_);
+        epsilon_ = epsilon;
+      });
+    }
+    const T* before[3];
+    gibbs_.forward().apply(team, kLastFirst, x, out, between_, before);
+    const auto [low, high] = extent(team, out, size<T>(geo_.n));
+    return low > tiny_ && high < Range<T>::huge;
+  }
+
+ private:
+  const Geometry& geo_;
+  double epsilon_ = 0, tiny_ = 0;
+  AxisMatrices<T> gibbs_;
+  Array<T> between_[2];
 };
 
 }  // namespace

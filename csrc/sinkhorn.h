@@ -520,7 +520,7 @@ class LogSolver {
 // All iterations of one problem, with the kernels of the last epsilon kept.
 class Solver {
  public:
-  explicit Solver(const Geometry& geo) : geo_(geo) {}
+  explicit Solver(const Geometry& geo) : geo_(geo), single_(geo), double_(geo) {}
 
   // p holds the masses and the start: g in nats, or scalings.
   Control operator()(Team& team, Workspace& p, double epsilon, const Options& options,
@@ -547,16 +547,15 @@ class Solver {
 
  private:
   template <class T>
-  void run(Team& team, Workspace& p, double epsilon, std::optional<ScalingKernel<T>>& kernel,
-           Control& control, State& state) {
-    if (!kernel || kernel->epsilon() != epsilon)
-      team.once([&] { kernel.emplace(geo_, epsilon); });
-    solve_scaling(team, geo_, p, *kernel, control, state);
+  void run(Team& team, Workspace& p, double epsilon, ScalingKernel<T>& kernel, Control& control,
+           State& state) {
+    kernel.prepare(team, epsilon);
+    solve_scaling(team, geo_, p, kernel, control, state);
   }
 
   const Geometry& geo_;
-  std::optional<ScalingKernel<float>> single_;
-  std::optional<ScalingKernel<double>> double_;
+  ScalingKernel<float> single_;
+  ScalingKernel<double> double_;
   std::optional<LogSolver> log_;
 };
 

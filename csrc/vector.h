@@ -85,6 +85,12 @@ inline Vec<T> load(const T* p) {
   std::memcpy(&v, p, sizeof v);
   return v;
 }
+// The first lanes from memory, zero in the others.
+inline Vec<double> load_some(const double* p, int64_t count) {
+  Vec<double> v{};
+  std::memcpy(&v, p, count * sizeof(double));
+  return v;
+}
 inline void store(double* p, Vec<double> v) { std::memcpy(p, &v, sizeof v); }
 inline void store(float* p, Vec<float> v) { std::memcpy(p, &v, sizeof v); }
 
