@@ -100,7 +100,7 @@ def test_every_instruction_set(monkeypatch, isa):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_thread_count_does_not_change_the_result(threads):
+def test_thread_count_changes_no_more_than_the_order_of_sums(threads):
     a, b = torch.rand(2, 1, 70, 66, dtype=torch.float64)
     a, b = normalised(a), normalised(b)
     costs = list(Grid((70, 66)).axis_costs)
@@ -110,7 +110,8 @@ def test_thread_count_does_not_change_the_result(threads):
             epsilon = torch.tensor([eps], dtype=torch.float64)
             expected = solve(a, b, costs, epsilon, max_iter=3)
             torch.set_num_threads(threads)
-            assert torch.equal(solve(a, b, costs, epsilon, max_iter=3).f, expected.f)
+            found = solve(a, b, costs, epsilon, max_iter=3).f
+            assert torch.allclose(found, expected.f, rtol=1e-13, atol=1e-14)
     finally:
         torch.set_num_threads(before)
 

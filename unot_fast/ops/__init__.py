@@ -8,9 +8,9 @@ from unot_fast.ops.sinkhorn_separable import Solution, sinkhorn_separable
 
 __all__ = [
     "Backend",
+    "Normalised",
     "Solution",
     "backends",
-    "Normalised",
     "normalise",
     "resolve",
     "separable_lse",
