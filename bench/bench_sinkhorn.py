@@ -86,12 +86,14 @@ def test_rival_to_percent(benchmark, size, case, method, accelerated):
         pytest.skip("does not bring every pair under 1 % in 500 iterations")
     _refuse(solver, problem, settings[0][0], size)
     fastest = None
-    for iterations, start, weight in settings:
-        run = _prepare(solver, row, iterations, start=start, weight=weight)
-        if float(truth.cost_error(row, *run.potentials(run.call())).max()) <= PERCENT:
-            seconds = _seconds(run) if len(settings) > 1 else 0.0
-            if fastest is None or seconds < fastest[0]:
-                fastest = seconds, run, iterations, start, weight
+    for count, start, weight in settings:
+        for iterations in range(count, count + 3):  # rounding may take one or two more
+            run = _prepare(solver, row, iterations, start=start, weight=weight)
+            if float(truth.cost_error(row, *run.potentials(run.call())).max()) <= PERCENT:
+                seconds = _seconds(run) if len(settings) > 1 else 0.0
+                if fastest is None or seconds < fastest[0]:
+                    fastest = seconds, run, iterations, start, weight
+                break
     assert fastest is not None, f"cost error exceeds 1 % in {solver.dtype} with {settings}"
     _, run, iterations, start, weight = fastest
     _time_to_percent(benchmark, run, size, solver, problem, iterations)
