@@ -6,6 +6,7 @@
 #include <deque>
 
 #include "gaussian.h"
+#include "separable_log.h"
 #include "sinkhorn.h"
 
 // Levels run from the finest to the coarsest. matrices holds, level by level and axis by axis, the
@@ -85,15 +86,15 @@ class Pooling {
 // One level of one team, with masses in the precision of T.
 template <class T>
 struct Level {
-  Geometry geo, prolongation;
+  SeparableCost geo, prolongation;
   Pooling<T> pool_source, pool_target;
   double epsilon_floor, work;
   Workspace space;
-  Solver solve;
+  Solver<SeparableCost> solve;
   GibbsProduct<float> prolong_single;
   LogSumExp prolong;
 
-  Level(Geometry own, Geometry to_finer, Pooling<T> source, Pooling<T> target, double floor,
+  Level(SeparableCost own, SeparableCost to_finer, Pooling<T> source, Pooling<T> target, double floor,
         double share)
       : geo(own), prolongation(to_finer), pool_source(std::move(source)),
         pool_target(std::move(target)), epsilon_floor(floor), work(share), space(geo), solve(geo),
@@ -104,7 +105,7 @@ struct Level {
 template <class T>
 class Pyramid {
  public:
-  Pyramid(const PyramidArguments& args, const Geometry& grid, int d)
+  Pyramid(const PyramidArguments& args, const SeparableCost& grid, int d)
       : grid_(grid), gaussian_(args.gaussian) {
     const bool single = std::is_same_v<T, float>;
     options_ = {args.tol, kMarginalNoCost, int(args.max_iter), 0.0, single};
@@ -124,8 +125,8 @@ class Pyramid {
       const Shape n = shape_of(d, sn), m = shape_of(d, sm);
       const auto costs = take(n, m), prolongations = take(fine_m, n);
       const auto pools_source = take(n, fine_n), pools_target = take(m, fine_m);
-      level_.emplace_back(Geometry(d, n, m, costs.data()),
-                          Geometry(d, fine_m, n, prolongations.data()),
+      level_.emplace_back(SeparableCost(d, n, m, costs.data()),
+                          SeparableCost(d, fine_m, n, prolongations.data()),
                           Pooling<T>(fine_n, n, d, pools_source.data()),
                           Pooling<T>(fine_m, m, d, pools_target.data()), args.epsilon_floor[l],
                           args.work[l]);
@@ -154,7 +155,7 @@ class Pyramid {
       Level<T>& level = level_[l];
       Workspace& finer = l ? level_[l - 1].space : p;
       const double own = epsilon_at(l, epsilon), next = l ? epsilon_at(l - 1, epsilon) : epsilon;
-      team.call(level.geo.work() > kTogetherAbove, [&](Team& crew) {
+      team.call(level.geo.work > kTogetherAbove, [&](Team& crew) {
         State at;
         at.domain = domain_;
         const Control done = level.solve(crew, level.space, own, options_, at);
@@ -235,7 +236,7 @@ class Pyramid {
     return domain;
   }
 
-  const Geometry& grid_;
+  const SeparableCost& grid_;
   std::deque<Level<T>> level_;
   Options options_;
   bool gaussian_;

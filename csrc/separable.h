@@ -1,52 +1,19 @@
-// Arrays on grids and linear maps that act axis by axis.
-//
-// Every problem is three-dimensional here; missing leading axes have length one and are skipped.
-// Arrays are (n0, n1, ld) with ld = n2 rounded up to the vector width. Values in the padding are
-// finite and never read as data.
+// Linear maps that act axis by axis.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-#include <optional>
-
-#include "gemm.h"
-#include "team.h"
-#include "vector.h"
+#include "grid.h"
 
 namespace {
 
-struct Shape {
-  int64_t n[3] = {1, 1, 1};
-  int64_t operator[](int k) const { return n[k]; }
-  int64_t lines() const { return n[0] * n[1]; }
-  int64_t count() const { return lines() * n[2]; }
-};
-
-template <class T>
-int64_t stride(const Shape& s) {
-  return padded<T>(s[2]);
-}
-template <class T>
-int64_t size(const Shape& s) {
-  return s.lines() * stride<T>(s);
-}
-
-inline Shape shape_of(int d, const int64_t* lengths) {
-  Shape s;
-  for (int k = 0; k < d; ++k) s.n[3 - d + k] = lengths[k];
-  return s;
-}
-
-// source shape n, target shape m, cost[k] is (n_k, m_k) row-major.
-struct Geometry {
-  Shape n, m;
+// A sum over the axes; cost[k] is (n_k, m_k) row-major.
+struct SeparableCost : Geometry {
   const double* cost[3];
   double largest[3];  // entry of each cost
   int same[3];        // the first axis with this cost
   bool symmetric[3];
 
-  Geometry(int d, const Shape& source, const Shape& target, const double* const* costs)
-      : n(source), m(target) {
+  SeparableCost(int d, const Shape& source, const Shape& target, const double* const* costs)
+      : Geometry{source, target} {
     static const double zero = 0;
     for (int k = 0; k < 3; ++k) {
       const int64_t count = n[k] * m[k];
@@ -59,14 +26,10 @@ struct Geometry {
       largest[k] = same[k] < k ? largest[same[k]] : *std::max_element(cost[k], cost[k] + count);
       symmetric[k] = same[k] < k ? symmetric[same[k]] : n[k] == m[k] && is_symmetric(k);
     }
-  }
-  double max_cost() const { return largest[0] + largest[1] + largest[2]; }
-  double max_axis_cost() const { return *std::max_element(largest, largest + 3); }
-  // Multiplications of one iteration.
-  int64_t work() const {
-    const int64_t back = m[0] * m[1] * n[2] * m[2] + m[0] * n[1] * n[2] * m[1] * (m[1] * n[1] > 1) +
-                         n[0] * n[1] * n[2] * m[0] * (m[0] * n[0] > 1);
-    return 2 * back;
+    max_cost = largest[0] + largest[1] + largest[2];
+    max_factor_cost = *std::max_element(largest, largest + 3);
+    work = 2 * (m[0] * m[1] * n[2] * m[2] + m[0] * n[1] * n[2] * m[1] * (m[1] * n[1] > 1) +
+                n[0] * n[1] * n[2] * m[0] * (m[0] * n[0] > 1));
   }
 
  private:
@@ -77,53 +40,6 @@ struct Geometry {
     return true;
   }
 };
-
-// The member's lines of an array into a padded one, of either precision. The padding is `fill`, or
-// repeats the last entry.
-constexpr std::nullopt_t kRepeat = std::nullopt;
-template <class From, class To>
-void copy_lines(Team& team, const Shape& s, const From* x, int64_t stride_x,
-                std::optional<double> fill, To* out) {
-  const auto [from, to] = team.share(s.lines());
-  const int64_t n = s[2], width = stride<To>(s);
-  for (int64_t r = from; r < to; ++r) {
-    const From* in = x + r * stride_x;
-    To* row = out + r * width;
-    int64_t j = 0;
-    for (; j + W<double> <= n; j += W<double>) store_narrow(row + j, load_wide(in + j));
-    for (; j < n; ++j) row[j] = To(in[j]);
-    std::fill(row + n, row + width, To(fill.value_or(in[n - 1])));
-  }
-}
-
-// Smallest and largest entry of an array, padding included.
-struct Extent {
-  double low, high;
-};
-template <class T>
-Extent extent(Team& team, const T* x, int64_t size) {
-  Vec<T> low = splat(std::numeric_limits<T>::infinity()), high = -low;
-  const auto [from, to] = team.share(size, W<T>);
-  for (int64_t i = from; i < to; i += W<T>) {
-    low = vmin(low, load(x + i));
-    high = vmax(high, load(x + i));
-  }
-  return team.combine(Extent{hmin(low), hmax(high)}, [](const Extent& x, const Extent& y) {
-    return Extent{std::min(x.low, y.low), std::max(x.high, y.high)};
-  });
-}
-
-// out(c, r) = in(r, c), in tiles: lines a power of two apart would evict each other.
-template <class From, class To>
-void transpose(int64_t rows, int64_t columns, const From* in, int64_t in_stride, To* out,
-               int64_t out_stride) {
-  constexpr int64_t tile = 16;
-  for (int64_t r0 = 0; r0 < rows; r0 += tile)
-    for (int64_t c0 = 0; c0 < columns; c0 += tile)
-      for (int64_t c = c0; c < std::min(c0 + tile, columns); ++c)
-        for (int64_t r = r0; r < std::min(r0 + tile, rows); ++r)
-          out[c * out_stride + r] = To(in[r * in_stride + c]);
-}
 
 // Axis by axis, out = A_k in, for matrices that others own.
 template <class T>
@@ -188,7 +104,7 @@ struct SeparableMap {
 template <class T>
 class AxisMatrices {
  public:
-  explicit AxisMatrices(const Geometry& geo) : geo_(geo) {}
+  explicit AxisMatrices(const SeparableCost& geo) : geo_(geo) {}
 
   // row(k, i, out) writes row i of axis k, padding aside.
   template <class Row>
@@ -241,7 +157,7 @@ class AxisMatrices {
     return (geo_.symmetric[k] ? matrix_ : transposed_)[geo_.same[k]].data();
   }
 
-  const Geometry& geo_;
+  const SeparableCost& geo_;
   Array<T> matrix_[3], transposed_[3];
 };
 

@@ -1,22 +1,22 @@
 // out(x) = log sum_y exp(h(y) - C(x, y) / epsilon) for a separable cost.
 
-#include "log_kernel.h"
+#include "separable_log.h"
 
 // h is (batch, m...), out is (batch, n...), costs[k] is (n_k, m_k), all contiguous.
 extern "C" void PER_ISA(separable_lse)(int64_t batch, int d, const int64_t* shape_n,
                                        const int64_t* shape_m, const double* const* costs,
                                        const double* h, const double* epsilon, int threads,
                                        double* out) {
-  const Geometry geo(d, shape_of(d, shape_n), shape_of(d, shape_m), costs);
+  const SeparableCost geo(d, shape_of(d, shape_n), shape_of(d, shape_m), costs);
   const int64_t nn = geo.n.count(), mm = geo.m.count();
   struct Own {
     LogSumExp log_sum_exp;
     Buffer x, l;
-    explicit Own(const Geometry& geo)
+    explicit Own(const SeparableCost& geo)
         : log_sum_exp(geo), x(size<double>(geo.m)), l(size<double>(geo.n)) {}
   };
   for_each_problem(
-      batch, threads, geo.work() > kTogetherAbove, [&] { return std::make_unique<Own>(geo); },
+      batch, threads, geo.work > kTogetherAbove, [&] { return std::make_unique<Own>(geo); },
       [&](Team& team, int64_t i, Own& own) {
         copy_lines(team, geo.m, h + i * mm, geo.m[2], -kInf, own.x.data());
         team.barrier();

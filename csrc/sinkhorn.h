@@ -1,4 +1,4 @@
-// The Sinkhorn solve of one problem on a separable cost.
+// The Sinkhorn solve of one problem.
 //
 // Potentials are relative to the marginals: P(x, y) = a(x) b(y) exp((f(x) + g(y) - C(x, y)) / eps).
 // One iteration updates f, then g. A solve runs in the scaling domain (u = exp(f/eps), matrix
@@ -7,9 +7,10 @@
 // end, where rounding would show.
 #pragma once
 
+#include <optional>
 #include <tuple>
 
-#include "log_kernel.h"
+#include "scaling.h"
 
 namespace {
 
@@ -259,8 +260,8 @@ void enter_scalings(Team& team, const Geometry& geo, Workspace& p, State& state)
 // Whether the scaling domain can hold a problem at all.
 template <class T>
 bool fits(const Geometry& geo, double epsilon) {
-  return geo.max_axis_cost() <= Range<T>::axis * epsilon &&
-         geo.max_cost() < Range<T>::total * epsilon;
+  return geo.max_factor_cost <= Range<T>::axis * epsilon &&
+         geo.max_cost < Range<T>::total * epsilon;
 }
 
 // Potentials to scalings, where these are in range.
@@ -374,13 +375,13 @@ constexpr double kSingleFloor = 3e-5;
 
 // Scaling domain. Returns when the problem is done, or with the last state in range, or in single
 // precision before an iteration below the floor is observed.
-template <class T>
-void solve_scaling(Team& team, const Geometry& geo, Workspace& p, ScalingKernel<T>& kernel,
+template <class T, class Kernel>
+void solve_scaling(Team& team, const Geometry& geo, Workspace& p, Kernel& kernel,
                    Control& control, State& state) {
   Scalings<T>& s = p.scalings<T>();
   const auto& [a, b] = p.measures<T>(team);
   const int64_t n = size<T>(geo.n), m = size<T>(geo.m);
-  typename ScalingKernel<T>::Trace forward, backward;
+  typename Kernel::Trace forward, backward;
   state.shift = kernel.shift();
   const auto in_range = [tiny = Range<T>::tiny * std::exp(state.shift)](const Update& update) {
     return update.low > tiny && update.high < Range<T>::huge;
@@ -432,9 +433,10 @@ void solve_scaling(Team& team, const Geometry& geo, Workspace& p, ScalingKernel<
 
 // Log domain; the same iteration in logarithms. A solve that left the other domain between f and
 // g takes its update of f again, which changes nothing where the weight is 1.
+template <class Kernel, class Cost>
 class LogSolver {
  public:
-  LogSolver(const Geometry& geo, double epsilon) : kernel_(geo, epsilon) {
+  LogSolver(const Cost& geo, double epsilon) : kernel_(geo, epsilon) {
     for (Buffer* x : {&la_, &k_, &L_, &mean_}) x->resize(size<double>(geo.n));
     for (Buffer* x : {&lb_, &h_, &M_}) x->resize(size<double>(geo.m));
   }
@@ -513,19 +515,20 @@ class LogSolver {
     return team.sum(hsum(total));
   }
 
-  LogKernel kernel_;
+  Kernel kernel_;
   Buffer la_, lb_, h_, k_, L_, M_, mean_;
 };
 
 // All iterations of one problem, with the kernels of the last epsilon kept.
+template <class Cost>
 class Solver {
  public:
-  explicit Solver(const Geometry& geo) : geo_(geo), single_(geo), double_(geo) {}
+  explicit Solver(const Cost& geo) : geo_(geo), single_(geo), double_(geo) {}
 
   // p holds the masses and the start: g in nats, or scalings.
   Control operator()(Team& team, Workspace& p, double epsilon, const Options& options,
                      State& state) {
-    Control control(options, geo_.max_cost() / epsilon);
+    Control control(options, geo_.max_cost / epsilon);
     const auto waiting = [&] { return state.domain == Domain::kPotentials; };
     if (waiting() && options.single && fits<float>(geo_, epsilon))
       to_scalings<float>(team, geo_, p, state);
@@ -546,17 +549,17 @@ class Solver {
   }
 
  private:
-  template <class T>
-  void run(Team& team, Workspace& p, double epsilon, ScalingKernel<T>& kernel, Control& control,
+  template <class T, class Kernel>
+  void run(Team& team, Workspace& p, double epsilon, Kernel& kernel, Control& control,
            State& state) {
     kernel.prepare(team, epsilon);
-    solve_scaling(team, geo_, p, kernel, control, state);
+    solve_scaling<T>(team, geo_, p, kernel, control, state);
   }
 
-  const Geometry& geo_;
-  ScalingKernel<float> single_;
-  ScalingKernel<double> double_;
-  std::optional<LogSolver> log_;
+  const Cost& geo_;
+  typename Kernels<Cost>::template Scaling<float> single_;
+  typename Kernels<Cost>::template Scaling<double> double_;
+  std::optional<LogSolver<typename Kernels<Cost>::Log, Cost>> log_;
 };
 
 }  // namespace

@@ -3,14 +3,14 @@
 
 #include <optional>
 
-#include "scaling_kernel.h"
+#include "separable_scaling.h"
 
 namespace {
 
 // Terms more than e^-45 below the largest are skipped: they cannot change a double.
-class LogKernel {
+class SeparableLog {
  public:
-  LogKernel(const Geometry& geo, double epsilon) : geo_(geo) {
+  SeparableLog(const SeparableCost& geo, double epsilon) : geo_(geo) {
     for (int k = 0; k < 3; ++k) {
       const int64_t n = geo.n[k], m = geo.m[k];
       forward_[k].resize(n * m);
@@ -126,7 +126,7 @@ class LogKernel {
     team.barrier();
   }
 
-  const Geometry& geo_;
+  const SeparableCost& geo_;
   Buffer forward_[3], backward_[3];
   Buffer x_, y_, mean_x_, mean_y_;
 };
@@ -134,7 +134,7 @@ class LogKernel {
 // log K exp(h): in the scaling domain where all sums are in range, in the log domain otherwise.
 class LogSumExp {
  public:
-  explicit LogSumExp(const Geometry& geo) : geo_(geo), product_(geo), x_(size<double>(geo.m)) {}
+  explicit LogSumExp(const SeparableCost& geo) : geo_(geo), product_(geo), x_(size<double>(geo.m)) {}
 
   GibbsProduct<double>& product() { return product_; }
 
@@ -159,10 +159,17 @@ class LogSumExp {
     return true;
   }
 
-  const Geometry& geo_;
+  const SeparableCost& geo_;
   GibbsProduct<double> product_;
   Buffer x_;
-  std::optional<LogKernel> log_;
+  std::optional<SeparableLog> log_;
+};
+
+template <>
+struct Kernels<SeparableCost> {
+  template <class T>
+  using Scaling = SeparableScaling<T>;
+  using Log = SeparableLog;
 };
 
 }  // namespace

@@ -1,32 +1,15 @@
 // exp(-C / epsilon) of a separable cost, as products with one matrix per axis.
 #pragma once
 
+#include "scaling.h"
 #include "separable.h"
 
 namespace {
 
-// Where the scaling domain ends. Sums inside (tiny exp(shift), huge), for a kernel whose entries
-// reach exp(shift), lose nothing to underflow: what a product drops is below the smallest normal
-// number times exp(shift). In nats: the entries of a factor are normal up to an exponent of axis; a
-// problem whose exponents exceed total, or whose start spreads over more than spread, would leave
-// the range at once.
-template <class T>
-struct Range;
-template <>
-struct Range<double> {
-  static constexpr double tiny = 1e-280, huge = 1e280, axis = 700, total = 1200,
-                          spread = 600;
-};
-template <>
-struct Range<float> {
-  static constexpr double tiny = 1e-26, huge = 1e30, axis = 100, total = 280,
-                          spread = 80;
-};
-
 // exp(-C_k / epsilon) on every axis, times C_k where `weighted`. In single precision a factor is
 // scaled by exp(shift_k), so that its smallest entry is normal. Returns the shift of the product.
 template <class T>
-double build_gibbs(Team& team, const Geometry& geo, double epsilon, bool weighted,
+double build_gibbs(Team& team, const SeparableCost& geo, double epsilon, bool weighted,
                    AxisMatrices<T>& matrices) {
   double shift[3] = {};
   if constexpr (std::is_same_v<T, float>)
@@ -46,9 +29,9 @@ double build_gibbs(Team& team, const Geometry& geo, double epsilon, bool weighte
 
 // exp(-C / epsilon), times exp(shift).
 template <class T>
-class ScalingKernel {
+class SeparableScaling {
  public:
-  explicit ScalingKernel(const Geometry& geo) : geo_(geo), gibbs_(geo), weighted_(geo) {}
+  explicit SeparableScaling(const SeparableCost& geo) : geo_(geo), gibbs_(geo), weighted_(geo) {}
 
   // The kernel of this epsilon, if it is not the last one's.
   void prepare(Team& team, double epsilon) {
@@ -103,7 +86,7 @@ class ScalingKernel {
   }
 
  private:
-  const Geometry& geo_;
+  const SeparableCost& geo_;
   double epsilon_ = 0, weighted_epsilon_ = 0, shift_ = 0;
   AxisMatrices<T> gibbs_, weighted_;
   SeparableMap<T> forward_, backward_;
@@ -115,11 +98,11 @@ template <class T>
 class GibbsProduct {
  public:
   using Real = T;
-  explicit GibbsProduct(const Geometry& geo) : geo_(geo), gibbs_(geo) {}
+  explicit GibbsProduct(const SeparableCost& geo) : geo_(geo), gibbs_(geo) {}
 
   // Whether all of out is in range. In single precision out is scaled by some constant.
   bool operator()(Team& team, const T* x, double epsilon, T* out) {
-    if (geo_.max_axis_cost() > Range<T>::axis * epsilon) return false;
+    if (geo_.max_factor_cost > Range<T>::axis * epsilon) return false;
     if (epsilon != epsilon_) {
       const double shift = build_gibbs(team, geo_, epsilon, false, gibbs_);
       team.once([&] {
@@ -135,7 +118,7 @@ class GibbsProduct {
   }
 
  private:
-  const Geometry& geo_;
+  const SeparableCost& geo_;
   double epsilon_ = 0, tiny_ = 0;
   AxisMatrices<T> gibbs_;
   Array<T> between_[2];
