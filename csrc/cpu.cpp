@@ -3,3 +3,5 @@
 #include "normalise_cpu.cpp"
 #include "separable_lse_cpu.cpp"
 #include "sinkhorn_separable_cpu.cpp"
+#include "sinkhorn_stationary_cpu.cpp"
+#include "stationary_lse_cpu.cpp"

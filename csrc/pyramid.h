@@ -6,6 +6,7 @@
 #include <deque>
 
 #include "gaussian.h"
+#include "log_sum_exp.h"
 #include "separable_log.h"
 #include "sinkhorn.h"
 
@@ -91,8 +92,8 @@ struct Level {
   double epsilon_floor, work;
   Workspace space;
   Solver<SeparableCost> solve;
-  GibbsProduct<float> prolong_single;
-  LogSumExp prolong;
+  GibbsProduct<SeparableCost, float> prolong_single;
+  LogSumExp<SeparableCost> prolong;
 
   Level(SeparableCost own, SeparableCost to_finer, Pooling<T> source, Pooling<T> target, double floor,
         double share)

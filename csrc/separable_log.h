@@ -131,40 +131,6 @@ class SeparableLog {
   Buffer x_, y_, mean_x_, mean_y_;
 };
 
-// log K exp(h): in the scaling domain where all sums are in range, in the log domain otherwise.
-class LogSumExp {
- public:
-  explicit LogSumExp(const SeparableCost& geo) : geo_(geo), product_(geo), x_(size<double>(geo.m)) {}
-
-  GibbsProduct<double>& product() { return product_; }
-
-  void operator()(Team& team, const double* h, double epsilon, double* out) {
-    if (in_scaling_domain(team, h, epsilon, out)) return;
-    team.once([&] { log_.emplace(geo_, epsilon); });
-    log_->forward(team, h, out);
-  }
-
- private:
-  bool in_scaling_domain(Team& team, const double* h, double epsilon, double* out) {
-    const double shift = extent(team, h, size<double>(geo_.m)).high;
-    if (!(std::abs(shift) < kInf)) return false;
-    const auto [from, to] = team.share(size<double>(geo_.m), W<double>);
-    for (int64_t i = from; i < to; i += W<double>) store(&x_[i], vexp(load(h + i) - shift));
-    team.barrier();
-    if (!product_(team, x_.data(), epsilon, out)) return false;
-    const auto [first, last] = team.share(size<double>(geo_.n), W<double>);
-    for (int64_t i = first; i < last; i += W<double>)
-      store(out + i, vlog(load(out + i)) + shift);
-    team.barrier();
-    return true;
-  }
-
-  const SeparableCost& geo_;
-  GibbsProduct<double> product_;
-  Buffer x_;
-  std::optional<SeparableLog> log_;
-};
-
 template <>
 struct Kernels<SeparableCost> {
   template <class T>

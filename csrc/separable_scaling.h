@@ -93,35 +93,4 @@ class SeparableScaling {
   Array<T> forward_between_[2], backward_between_[2], scratch_;
 };
 
-// K x for K = exp(-C / epsilon), with the kernel of the last epsilon kept.
-template <class T>
-class GibbsProduct {
- public:
-  using Real = T;
-  explicit GibbsProduct(const SeparableCost& geo) : geo_(geo), gibbs_(geo) {}
-
-  // Whether all of out is in range. In single precision out is scaled by some constant.
-  bool operator()(Team& team, const T* x, double epsilon, T* out) {
-    if (geo_.max_factor_cost > Range<T>::axis * epsilon) return false;
-    if (epsilon != epsilon_) {
-      const double shift = build_gibbs(team, geo_, epsilon, false, gibbs_);
-      team.once([&] {
-        tiny_ = Range<T>::tiny * std::exp(shift);
-        gibbs_.forward().reserve(between_);
-        epsilon_ = epsilon;
-      });
-    }
-    const T* before[3];
-    gibbs_.forward().apply(team, kLastFirst, x, out, between_, before);
-    const auto [low, high] = extent(team, out, size<T>(geo_.n));
-    return low > tiny_ && high < Range<T>::huge;
-  }
-
- private:
-  const SeparableCost& geo_;
-  double epsilon_ = 0, tiny_ = 0;
-  AxisMatrices<T> gibbs_;
-  Array<T> between_[2];
-};
-
 }  // namespace

@@ -51,6 +51,44 @@ def test_from_coordinates():
         Grid.from_coordinates([torch.tensor([0.0, 0.0])])
 
 
+EUCLIDEAN = [
+    Grid((7, 9), "euclidean"),
+    Grid((11,), "euclidean", extent=3.0),
+    Grid((5, 7), "euclidean", spacing=(0.2, 0.1), target=Grid((6, 4), spacing=0.1)),
+    Grid((3, 4, 5), "euclidean"),
+    Grid((4, 1), "euclidean"),
+]
+
+
+@pytest.mark.parametrize("grid", EUCLIDEAN, ids=repr)
+def test_rows_make_the_euclidean_cost_matrix(grid):
+    n, m = grid.shape[-1], grid.target_shape[-1]
+    squares = Grid.from_coordinates(grid.coordinates, grid.target_coordinates).cost_matrix()
+    assert torch.allclose(grid.cost_matrix(), squares.sqrt(), atol=1e-15)
+    assert torch.allclose(grid.lines.matrix(n, m), grid.cost_matrix(), atol=1e-14)
+    assert grid.max_cost == pytest.approx(float(grid.cost_matrix().max()))
+    assert grid.structure is Structure.STATIONARY
+
+
+@pytest.mark.parametrize("grid", EUCLIDEAN, ids=repr)
+def test_halved_euclidean_grid(grid):
+    half = grid.halved()
+    assert half.geom.shape == tuple(len(p) for p in half.pool_source)
+    for pool in (*half.pool_source, *half.pool_target):
+        assert torch.equal(pool.sum(0), torch.ones(pool.shape[1]).double())
+    between = Grid.from_coordinates(grid.target_coordinates, half.geom.coordinates, "euclidean")
+    dense = half.prolongation.matrix(grid.target_shape[-1], half.geom.shape[-1])
+    assert torch.allclose(dense, between.cost_matrix(), atol=1e-14)
+
+
+def test_euclidean_cost_between_unequal_spacings():
+    grid = Grid((4, 4), "euclidean", target=(3, 3))
+    assert grid.structure is Structure.DENSE
+    assert grid.cost_matrix().shape == (16, 9)
+    with pytest.raises(ValueError, match="geom: cost='euclidean' needs points"):
+        _ = grid.lines
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [

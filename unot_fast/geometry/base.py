@@ -43,6 +43,17 @@ class Geometry(ABC):
     def cost_matrix(self) -> Tensor:
         """Dense cost, shape (prod(shape), prod(target_shape)), row-major, float64."""
 
+    @property
+    @abstractmethod
+    def kernel_costs(self) -> tuple[str, tuple[Tensor, ...]]:
+        """Which operators take the cost, ``"separable"`` or ``"stationary"``, and as what tensors.
+
+        Raises
+        ------
+        ValueError
+            None does; a dense cost has the reference solver alone.
+        """
+
     def plan_bytes(self, dtype: torch.dtype = torch.float64) -> int:
         """Memory that one dense plan would take."""
         n, m = torch.Size(self.shape).numel(), torch.Size(self.target_shape).numel()

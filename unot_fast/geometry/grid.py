@@ -1,27 +1,32 @@
-"""Regular grids with a cost that is a sum over the axes."""
+"""Regular grids in the plane, on the line and in space."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from unot_fast.geometry.base import Geometry, Structure
+from unot_fast.geometry.lines import Halved, LineCost, pairs
 
-COSTS = ("sqeuclidean", "lp")
+COSTS = ("sqeuclidean", "lp", "euclidean")
 
 
 class Grid(Geometry):
-    r"""A grid of 1, 2 or 3 axes with the cost :math:`|x - y|_p^p = \sum_k |x_k - y_k|^p`.
+    r"""A grid of 1, 2 or 3 axes with the cost :math:`|x - y|_p^p = \sum_k |x_k - y_k|^p` or
+    :math:`|x - y|`.
 
     Parameters
     ----------
     shape : int or sequence of int
         Points along each axis; any lengths.
-    cost : {"sqeuclidean", "lp"}
+    cost : {"sqeuclidean", "lp", "euclidean"}
         ``"sqeuclidean"`` is p = 2: the squared Euclidean distance, not halved. ``"lp"`` takes
-        ``p`` from the argument of that name; p = 1 is the city-block distance.
+        ``p`` from the argument of that name; p = 1 is the city-block distance. ``"euclidean"`` is
+        the Euclidean distance, which is no sum over the axes; its solvers need equally spaced
+        points along the last axis, as far apart in the target as in the source.
     p : float, optional
         Exponent of ``cost="lp"``, p >= 1.
     extent : float or sequence of float, optional
@@ -38,7 +43,10 @@ class Grid(Geometry):
     coordinates, target_coordinates : tuple of Tensor
         Positions along each axis, float64.
     axis_costs : tuple of Tensor
-        Cost along each axis, shapes (n_k, m_k), float64; the cost is their sum.
+        Cost along each axis, shapes (n_k, m_k), float64; the cost is their sum, of
+        ``"euclidean"`` its square is.
+    lines : LineCost
+        Of ``"euclidean"``: the cost between rows.
     max_cost : float
         Largest cost between any two points.
 
@@ -55,8 +63,6 @@ class Grid(Geometry):
     >>> Grid((64, 48), spacing=0.5, target=(32, 24)).target_shape
     (32, 24)
     """
-
-    structure = Structure.SEPARABLE
 
     def __init__(
         self,
@@ -131,6 +137,11 @@ class Grid(Geometry):
             for x, y in zip(self.coordinates, self.target_coordinates, strict=True)
         )
         self.max_cost = float(sum(c.max() for c in self.axis_costs))
+        self.structure = Structure.SEPARABLE
+        if self.cost == "euclidean":
+            self.max_cost = self.max_cost**0.5
+            same = _spacing(self.coordinates[-1], self.target_coordinates[-1]) is not None
+            self.structure = Structure.STATIONARY if same else Structure.DENSE
 
     def points(self, side: str = "source") -> Tensor:
         axes = self.coordinates if side == "source" else self.target_coordinates
@@ -139,12 +150,82 @@ class Grid(Geometry):
     def cost_matrix(self) -> Tensor:
         x = self.points("source").reshape(-1, 1, self.ndim)
         y = self.points("target").reshape(1, -1, self.ndim)
-        return (x - y).abs().pow(self.p).sum(-1)
+        cost = (x - y).abs().pow(self.p).sum(-1)
+        return cost.sqrt() if self.cost == "euclidean" else cost
+
+    @property
+    def kernel_costs(self) -> tuple[str, tuple[Tensor, ...]]:
+        if self.structure is Structure.SEPARABLE:
+            return "separable", self.axis_costs
+        return "stationary", (self.lines.table, self.lines.row_class)
+
+    @functools.cached_property
+    def lines(self) -> LineCost:
+        x, y = self.coordinates[-1], self.target_coordinates[-1]
+        if self.structure is not Structure.STATIONARY:
+            raise ValueError(
+                "geom: cost='euclidean' needs points that are equally spaced along the last axis, "
+                "as far apart in the target as in the source"
+            )
+        return self._lines(self.axis_costs[:-1], len(x), len(y), _spacing(x, y), float(x[0] - y[0]))
+
+    def halved(self) -> Halved:
+        """The grid on cells of two points per axis."""
+        pools, coordinates = [], []
+        for points in (self.coordinates, self.target_coordinates):
+            pools.append(tuple(pairs(len(c), len(c) > 1) for c in points))
+            # Cells of two, the last one too where a point is missing: all as far apart.
+            coordinates.append(tuple(_cells(c) for c in points))
+        coarse = Grid.from_coordinates(*coordinates, self.cost)
+        x, y = coordinates[0], self.target_coordinates
+        leading = [(t[:, None] - c).pow(2) for t, c in zip(y[:-1], x[:-1], strict=True)]
+        step = 2 if len(self.coordinates[-1]) > 1 else 1
+        spacing = _spacing(y[-1], self.coordinates[-1])
+        prolongation = self._lines(
+            leading, len(y[-1]), len(x[-1]), spacing, float(y[-1][0] - x[-1][0]), step
+        )
+        return Halved(coarse, *pools, prolongation, 2 * spacing)
+
+    def _lines(
+        self,
+        leading: Sequence[Tensor],
+        n: int,
+        m: int,
+        spacing: float,
+        origin: float,
+        step: int = 1,
+    ) -> LineCost:
+        """Cost between rows whose squared distances are sums of the leading ones."""
+        key = torch.zeros((1, 1), dtype=torch.float64)
+        for square in leading:
+            key = key[:, None, :, None] + square[None, :, None, :]
+            key = key.reshape(key.shape[0] * key.shape[1], -1)
+
+        def cost(key: Tensor, shift: Tensor) -> Tensor:
+            return torch.sqrt(key[..., 0] + (origin + spacing * shift) ** 2)
+
+        return LineCost.of(key[..., None], n, m, cost, step)
 
     def __repr__(self) -> str:
         target = "" if self.target_shape == self.shape else f", target={self.target_shape}"
         p = f", p={self.p:g}" if self.cost == "lp" else ""
         return f"Grid({self.shape}, {self.cost!r}{p}{target})"
+
+
+def _spacing(x: Tensor, y: Tensor) -> float | None:
+    """Distance between neighbours of both, if it is one."""
+    steps = torch.cat([x.diff(), y.diff()])
+    if len(steps) == 0:
+        return 1.0
+    low, high = float(steps.min()), float(steps.max())
+    return float(steps.mean()) if high - low <= 1e-9 * high else None
+
+
+def _cells(x: Tensor) -> Tensor:
+    """Middles of cells of two points, as far apart as two steps."""
+    if len(x) == 1:
+        return x
+    return x[0] + (x[1] - x[0]) * (2 * torch.arange((len(x) + 1) // 2, dtype=torch.float64) + 0.5)
 
 
 def _as_shape(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:
@@ -159,9 +240,9 @@ def _as_shape(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:
 def _exponent(cost: str, p: float | None) -> float:
     if cost not in COSTS:
         raise ValueError(f"cost must be one of {COSTS}; got {cost!r}")
-    if cost == "sqeuclidean":
+    if cost != "lp":
         if p not in (None, 2):
-            raise ValueError("p goes with cost='lp'; 'sqeuclidean' is p = 2")
+            raise ValueError(f"p goes with cost='lp'; {cost!r} has none")
         return 2.0
     if p is None or not 1 <= p < float("inf"):
         raise ValueError(f"p must be a number >= 1 with cost='lp'; got {p!r}")

@@ -5,6 +5,8 @@ from unot_fast.ops.normalise import Normalised, normalise
 from unot_fast.ops.separable_lse import separable_lse
 from unot_fast.ops.sinkhorn_multiscale import sinkhorn_multiscale
 from unot_fast.ops.sinkhorn_separable import Solution, sinkhorn_separable
+from unot_fast.ops.sinkhorn_stationary import sinkhorn_stationary
+from unot_fast.ops.stationary_lse import stationary_lse
 
 __all__ = [
     "Backend",
@@ -16,4 +18,6 @@ __all__ = [
     "separable_lse",
     "sinkhorn_multiscale",
     "sinkhorn_separable",
+    "sinkhorn_stationary",
+    "stationary_lse",
 ]

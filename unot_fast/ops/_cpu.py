@@ -12,13 +12,12 @@ from torch import Tensor
 from unot_fast.ops.backends import cpu_isa, cpu_library
 
 _i64, _int, _double, _pointer = ctypes.c_int64, ctypes.c_int, ctypes.c_double, ctypes.c_void_p
-_geometry_types = (_int, _pointer, _pointer, _pointer)
+_side = (_int, _pointer, _pointer)
 _ARGUMENTS = {
-    "separable_lse": (_i64, *_geometry_types, _pointer, _pointer, _int, _pointer),
-    "sinkhorn_separable": (
-        *(_i64, *_geometry_types, _int, *(_pointer,) * 4),
-        *(_double, _int, _int, _double, _int, *(_pointer,) * 9),
-    ),
+    "separable_lse": (_i64, *_side, _pointer, _pointer, _pointer, _int, _pointer),
+    "stationary_lse": (_i64, *_side, _i64, _i64, *(_pointer,) * 4, _int, _pointer),
+    "sinkhorn_separable": (_pointer, *_side, _pointer, _pointer),
+    "sinkhorn_stationary": (_pointer, *_side, _i64, _pointer, _pointer),
     "normalise": (*(_i64,) * 4, _int, _pointer, _pointer, _int, *(_pointer,) * 5),
 }
 
@@ -53,10 +52,13 @@ def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array:
     return (_pointer * len(tensors))(*(t.data_ptr() for t in tensors))
 
 
+def _shapes(n: Sequence[int], m: Sequence[int]) -> tuple:
+    return len(n), _sizes(n), _sizes(m)
+
+
 def _geometry(costs: Sequence[Tensor]) -> tuple:
-    """Arguments that describe the cost."""
-    n, m = zip(*(c.shape for c in costs), strict=True)
-    return len(costs), _sizes(n), _sizes(m), _pointers(costs)
+    """Arguments that describe a separable cost."""
+    return *_shapes(*zip(*(c.shape for c in costs), strict=True)), _pointers(costs)
 
 
 def separable_lse(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor) -> Tensor:
@@ -75,6 +77,26 @@ def separable_lse(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor) -> Tensor
     return out.to(dtype)
 
 
+def stationary_lse(
+    h: Tensor, table: Tensor, row_class: Tensor, step: int, shape: Sequence[int], epsilon: Tensor
+) -> Tensor:
+    dtype = h.dtype
+    h, table, epsilon = _prepare(h, table, epsilon)
+    (row_class,) = _prepare(row_class, dtype=torch.int32)
+    out = h.new_empty((h.shape[0], *shape))
+    if out.numel():
+        _kernel("stationary_lse")(
+            h.shape[0],
+            *_shapes(shape, h.shape[1:]),
+            table.shape[0],
+            step,
+            *(t.data_ptr() for t in (table, row_class, h, epsilon)),
+            torch.get_num_threads(),
+            out.data_ptr(),
+        )
+    return out.to(dtype)
+
+
 class _Pyramid(ctypes.Structure):
     _fields_ = (
         ("levels", _i64),
@@ -85,20 +107,32 @@ class _Pyramid(ctypes.Structure):
     )
 
 
+class _Solve(ctypes.Structure):
+    _fields_ = (
+        ("batch", _i64),
+        ("single", _int),
+        *((name, _pointer) for name in ("a", "b", "epsilon")),
+        ("tol", _double),
+        ("criterion", _int),
+        ("max_iter", _int),
+        ("overrelaxation", _double),
+        ("threads", _int),
+        *((name, _pointer) for name in ("f", "g", "cost", "value", "marginal_error")),
+        *((name, _pointer) for name in ("n_iters", "converged", "log_domain", "coarse_work")),
+    )
+
+
 def sinkhorn_separable(
     a: Tensor,
     b: Tensor,
     costs: Sequence[Tensor],
     epsilon: Tensor,
     g: Tensor,
-    tol: float,
-    criterion: str,
-    max_iter: int,
-    overrelaxation: float | None,
+    *options,
 ) -> tuple[Tensor, ...]:
-    # The kernel writes into g, so it gets a copy.
-    start = g.detach().to(a.dtype, memory_format=torch.contiguous_format, copy=True)
-    return _solve(a, b, costs, epsilon, start, None, tol, criterion, max_iter, overrelaxation)[:-1]
+    costs = _prepare(*costs)
+    results = _solve("sinkhorn_separable", a, b, epsilon, g, options, *_geometry(costs), None)
+    return results[:-1]
 
 
 def sinkhorn_multiscale(
@@ -113,13 +147,10 @@ def sinkhorn_multiscale(
     gaussian: bool,
     level_tol: float,
     level_max_iter: int,
-    tol: float,
-    criterion: str,
-    max_iter: int,
-    overrelaxation: float | None,
+    *options,
 ) -> tuple[Tensor, ...]:
     levels = len(epsilon_floors)
-    (matrices,) = _prepare(matrices)
+    matrices, *costs = _prepare(matrices, *costs)
     shapes = _sizes(level_shapes)
     floors, work = (_double * levels)(*epsilon_floors), (_double * levels)(*level_work)
     pyramid = _Pyramid(
@@ -132,38 +163,50 @@ def sinkhorn_multiscale(
         level_max_iter,
         gaussian,
     )
-    g = torch.empty(b.shape, dtype=b.dtype)
-    return _solve(a, b, costs, epsilon, g, pyramid, tol, criterion, max_iter, overrelaxation)
+    cost = *_geometry(costs), ctypes.byref(pyramid)
+    return _solve("sinkhorn_separable", a, b, epsilon, None, options, *cost)
+
+
+def sinkhorn_stationary(
+    a: Tensor,
+    b: Tensor,
+    table: Tensor,
+    row_class: Tensor,
+    epsilon: Tensor,
+    g: Tensor,
+    *options,
+) -> tuple[Tensor, ...]:
+    (table,), (row_class,) = _prepare(table), _prepare(row_class, dtype=torch.int32)
+    cost = _shapes(a.shape[1:], b.shape[1:]), table.shape[0], table.data_ptr(), row_class.data_ptr()
+    return _solve("sinkhorn_stationary", a, b, epsilon, g, options, *cost[0], *cost[1:])[:-1]
 
 
 def _solve(
+    name: str,
     a: Tensor,
     b: Tensor,
-    costs: Sequence[Tensor],
     epsilon: Tensor,
-    g: Tensor,
-    pyramid: _Pyramid | None,
-    tol: float,
-    criterion: str,
-    max_iter: int,
-    overrelaxation: float | None,
+    start: Tensor | None,
+    options: tuple[float, str, int, float | None],
+    *cost,
 ) -> tuple[Tensor, ...]:
+    tol, criterion, max_iter, overrelaxation = options
     dtype, batch = a.dtype, a.shape[0]
     a, b = _prepare(a, b, dtype=dtype)
-    epsilon, *costs = _prepare(epsilon, *costs)
-    f = torch.empty_like(a)
-    cost, value, error = (torch.empty(batch, dtype=dtype) for _ in range(3))
+    (epsilon,) = _prepare(epsilon)
+    f, g = torch.empty_like(a), torch.empty_like(b)
+    if start is not None:  # the kernel writes into it
+        g.copy_(start.detach())
+    reals = [torch.empty(batch, dtype=dtype) for _ in range(3)]
     n_iters = torch.empty(batch, dtype=torch.int32)
-    converged, log_domain = (torch.empty(batch, dtype=torch.bool) for _ in range(2))
+    flags = [torch.empty(batch, dtype=torch.bool) for _ in range(2)]
     coarse_work = torch.empty(batch, dtype=torch.float64)
-    results = f, g, cost, value, error, n_iters, converged, log_domain, coarse_work
+    results = f, g, *reals, n_iters, *flags, coarse_work
     if batch:
-        _kernel("sinkhorn_separable")(
+        arguments = _Solve(
             batch,
-            *_geometry(costs),
             dtype is torch.float32,
             *(t.data_ptr() for t in (a, b, epsilon)),
-            ctypes.byref(pyramid) if pyramid else None,
             tol,
             {"marginal": 0, "cost": 1}[criterion],
             max_iter,
@@ -171,6 +214,7 @@ def _solve(
             torch.get_num_threads(),
             *(t.data_ptr() for t in results),
         )
+        _kernel(name)(ctypes.byref(arguments), *cost)
     return results
 
 

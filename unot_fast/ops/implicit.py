@@ -20,12 +20,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unot_fast.ops.scaled_kernel import ScaledKernel
+from unot_fast.ops.scaled_kernel import scaled_kernel
 
 torch.library.define(
     "unot_fast::potentials_vjp",
     "(Tensor a, Tensor b, Tensor[] costs, Tensor epsilon, Tensor f, Tensor g, Tensor grad_f, "
-    "Tensor grad_g, Tensor grad_cost, str backend) -> (Tensor, Tensor)",
+    "Tensor grad_g, Tensor grad_cost, str structure, str backend) -> (Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 
@@ -42,20 +42,22 @@ def potentials_vjp(
     grad_f: Tensor,
     grad_g: Tensor,
     grad_cost: Tensor,
+    structure: str,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """Pull cotangents of (f, g, <C, P>) back to (a, b).
 
     Shapes are those of `unot_fast.ops.sinkhorn_separable`; ``grad_cost`` has shape (B,). The
-    potentials are those with <g, b> = 0.
+    potentials are those with <g, b> = 0. ``costs`` and ``structure`` are those of
+    `unot_fast.ops.scaled_kernel.scaled_kernel`.
     """
     return torch.ops.unot_fast.potentials_vjp(
-        a, b, list(costs), epsilon, f, g, grad_f, grad_g, grad_cost, backend
+        a, b, list(costs), epsilon, f, g, grad_f, grad_g, grad_cost, structure, backend
     )
 
 
 @torch.library.register_fake("unot_fast::potentials_vjp")
-def _fake(a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, backend):
+def _fake(a, b, *_):
     return a.new_empty(a.shape), b.new_empty(b.shape)
 
 
@@ -70,13 +72,13 @@ torch.library.register_autograd("unot_fast::potentials_vjp", _no_second_derivati
 
 
 @torch.library.impl("unot_fast::potentials_vjp", "CompositeExplicitAutograd")
-def _impl(a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, backend):
+def _impl(a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, structure, backend):
     if a.shape[0] == 0:
         return a.new_empty(a.shape), b.new_empty(b.shape)
     dtype = a.dtype
     a, b, g, epsilon = (t.detach().double() for t in (a, b, g, epsilon))
     grad_f, grad_g, grad_cost = (t.detach().double() for t in (grad_f, grad_g, grad_cost))
-    kernel = ScaledKernel(f, g, costs, epsilon, backend)
+    kernel = scaled_kernel(f, g, costs, epsilon, structure, backend)
 
     def forward(y):
         return kernel.forward(y[:, None])[:, 0]

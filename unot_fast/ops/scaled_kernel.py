@@ -2,32 +2,80 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from unot_fast.ops.separable_lse import separable_lse
+from unot_fast.ops.stationary_lse import stationary_lse
 
 _SAFE_EXPONENT = 600.0  # of float64's 708
 
 
-class ScaledKernel:
-    r"""The linear map with entries :math:`M(x, y) = e^{(f(x) + g(y) - C(x, y)) / \varepsilon}`.
-
-    With converged potentials, ``M(x, y) a(x) b(y)`` is the plan. Sums of signed data are exact to
-    rounding of their positive and negative parts. Runs in float64: as matrix products where the
-    potentials' range allows it, by log-sum-exp otherwise.
+def scaled_kernel(
+    f: Tensor, g: Tensor, costs: Sequence[Tensor], epsilon: Tensor, structure: str, backend: str
+) -> ScaledKernel:
+    """The kernel of a cost.
 
     Parameters
     ----------
     f, g : Tensor, shapes (B, n_1, ..., n_d) and (B, m_1, ..., m_d)
         Potentials, in units of cost.
-    costs : sequence of d Tensors, shape (n_k, m_k)
+    costs : sequence of Tensors
+        Of a ``"separable"`` structure the cost along each axis, shapes (n_k, m_k); of a
+        ``"stationary"`` one the table and the row classes of `unot_fast.geometry.LineCost`.
     epsilon : Tensor, shape (B,)
+    structure : str
     backend : str
         Backend of the log-sum-exp.
     """
+    kind = {"separable": SeparableKernel, "stationary": StationaryKernel}[structure]
+    return kind(f, g, costs, epsilon, backend)
+
+
+class ScaledKernel(ABC):
+    r"""The linear map with entries :math:`M(x, y) = e^{(f(x) + g(y) - C(x, y)) / \varepsilon}`.
+
+    With converged potentials, ``M(x, y) a(x) b(y)`` is the plan. Sums of signed data are exact to
+    rounding of their positive and negative parts. Runs in float64.
+    """
+
+    epsilon: Tensor
+    _f: Tensor  # in nats
+    _g: Tensor
+
+    @abstractmethod
+    def forward(self, y: Tensor) -> Tensor:
+        """``sum_y M(x, y) y(y)`` for data of shape (B, C, m_1, ..., m_d)."""
+
+    @abstractmethod
+    def backward(self, x: Tensor) -> Tensor:
+        """``sum_x M(x, y) x(x)`` for data of shape (B, C, n_1, ..., n_d)."""
+
+    @abstractmethod
+    def forward_cost(self, y: Tensor) -> Tensor:
+        """``sum_y C(x, y) M(x, y) y(y)``."""
+
+    @abstractmethod
+    def backward_cost(self, x: Tensor) -> Tensor:
+        """``sum_x C(x, y) M(x, y) x(x)``."""
+
+
+def _by_lse(data: Tensor, outer: Tensor, inner: Tensor, log_sum_exp) -> Tensor:
+    """Products of signed data in logarithms; log_sum_exp takes (B C, ...) data."""
+
+    def part(values: Tensor) -> Tensor:
+        lse = log_sum_exp((inner[:, None] + values.log()).flatten(0, 1))
+        return torch.exp(outer[:, None] + lse.unflatten(0, values.shape[:2]))
+
+    positive = part(data.clamp_min(0))
+    return positive - part((-data).clamp_min(0)) if bool((data < 0).any()) else positive
+
+
+class SeparableKernel(ScaledKernel):
+    """Of a sum of costs along the axes: matrix products where the potentials' range allows it."""
 
     def __init__(
         self, f: Tensor, g: Tensor, costs: Sequence[Tensor], epsilon: Tensor, backend: str
@@ -51,23 +99,19 @@ class ScaledKernel:
             self._factors = [torch.exp(-c / eps.view(-1, 1, 1)) for c in self.costs]
 
     def forward(self, y: Tensor) -> Tensor:
-        """``sum_y M(x, y) y(y)`` for data of shape (B, C, m_1, ..., m_d)."""
         if self.in_range:
             return self._u[:, None] * _contract(self._factors, self._v[:, None] * y, False)
-        return self._by_lse(y, self._f, self._g, self.costs)
+        return self._in_logarithms(y, self._f, self._g, self.costs)
 
     def backward(self, x: Tensor) -> Tensor:
-        """``sum_x M(x, y) x(x)`` for data of shape (B, C, n_1, ..., n_d)."""
         if self.in_range:
             return self._v[:, None] * _contract(self._factors, self._u[:, None] * x, True)
-        return self._by_lse(x, self._g, self._f, [c.T for c in self.costs])
+        return self._in_logarithms(x, self._g, self._f, [c.T for c in self.costs])
 
     def forward_cost(self, y: Tensor) -> Tensor:
-        """``sum_y C(x, y) M(x, y) y(y)``."""
         return self._with_cost(y, False)
 
     def backward_cost(self, x: Tensor) -> Tensor:
-        """``sum_x C(x, y) M(x, y) x(x)``."""
         return self._with_cost(x, True)
 
     def _with_cost(self, data: Tensor, transpose: bool) -> Tensor:
@@ -93,11 +137,11 @@ class ScaledKernel:
                     f_, g_, costs = g, f, [c.T for c in costs]
                 else:
                     f_, g_ = f, g
-                total = total + self._by_lse(data[i : i + 1], f_, g_, costs, one)
+                total = total + self._in_logarithms(data[i : i + 1], f_, g_, costs, one)
             parts.append(total)
         return torch.cat(parts)
 
-    def _by_lse(
+    def _in_logarithms(
         self,
         data: Tensor,
         outer: Tensor,
@@ -106,16 +150,59 @@ class ScaledKernel:
         epsilon: Tensor | None = None,
     ) -> Tensor:
         epsilon = self.epsilon if epsilon is None else epsilon
-        channels = data.shape[1]
+        epsilon = epsilon.repeat_interleave(data.shape[1])
         costs = [c.contiguous() for c in costs]
+        return _by_lse(
+            data, outer, inner, lambda h: separable_lse(h, costs, epsilon, backend=self.backend)
+        )
 
-        def part(values: Tensor) -> Tensor:
-            h = (inner[:, None] + values.log()).flatten(0, 1)
-            lse = separable_lse(h, costs, epsilon.repeat_interleave(channels), backend=self.backend)
-            return torch.exp(outer[:, None] + lse.unflatten(0, (-1, channels)))
 
-        positive = part(data.clamp_min(0))
-        return positive - part((-data).clamp_min(0)) if bool((data < 0).any()) else positive
+class StationaryKernel(ScaledKernel):
+    """Of a cost that depends on the last axis only through a shift, by log-sum-exp."""
+
+    def __init__(
+        self, f: Tensor, g: Tensor, costs: Sequence[Tensor], epsilon: Tensor, backend: str
+    ):
+        table, row_class = costs
+        self.epsilon = epsilon.detach().double()
+        self.backend = backend
+        self._f = _per_problem(f.detach().double(), 1 / self.epsilon)
+        self._g = _per_problem(g.detach().double(), 1 / self.epsilon)
+        self._forward = table.detach().double(), row_class, f.shape[1:]
+        self._backward = table.detach().double().flip(1), row_class.T.contiguous(), g.shape[1:]
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self._product(y, self._f, self._g, self.epsilon, *self._forward)
+
+    def backward(self, x: Tensor) -> Tensor:
+        return self._product(x, self._g, self._f, self.epsilon, *self._backward)
+
+    def forward_cost(self, y: Tensor) -> Tensor:
+        return self._with_cost(y, self._f, self._g, *self._forward)
+
+    def backward_cost(self, x: Tensor) -> Tensor:
+        return self._with_cost(x, self._g, self._f, *self._backward)
+
+    def _product(self, data, outer, inner, epsilon, table, row_class, shape) -> Tensor:
+        epsilon = epsilon.repeat_interleave(data.shape[1])
+
+        def log_sum_exp(h: Tensor) -> Tensor:
+            return stationary_lse(h, table, row_class, 1, shape, epsilon, backend=self.backend)
+
+        return _by_lse(data, outer, inner, log_sum_exp)
+
+    def _with_cost(self, data, outer, inner, table, row_class, shape) -> Tensor:
+        parts = []
+        for i in range(len(data)):  # log(C) joins the exponent, which depends on epsilon
+            one = slice(i, i + 1)
+            logarithm = table.clamp_min(1e-250).log()
+            weighted = table - self.epsilon[i] * logarithm
+            parts.append(
+                self._product(
+                    data[one], outer[one], inner[one], self.epsilon[one], weighted, row_class, shape
+                )
+            )
+        return torch.cat(parts)
 
 
 def _per_problem(x: Tensor, scale: Tensor) -> Tensor:

@@ -62,10 +62,12 @@ def _fake(a, b, *_):
     return fake_solution(a, b)
 
 
-def save_solution(ctx, a, b, costs, epsilon, output, backend: str) -> None:
+def save_solution(
+    ctx, a, b, costs, epsilon, output, backend: str, structure: str = "separable"
+) -> None:
     """Keep what `gradients` needs; all but f, g, cost and value carry no gradient."""
     f, g, _, _, *diagnostics = output
-    ctx.backend = backend
+    ctx.backend, ctx.structure = backend, structure
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*diagnostics)
     ctx.save_for_backward(a, b, epsilon, f, g, *costs)
@@ -80,7 +82,7 @@ def gradients(ctx, grad_f, grad_g, grad_cost, grad_value, *_) -> tuple:
         grad_g = torch.zeros_like(g) if grad_g is None else grad_g
         grad_cost = a.new_zeros(a.shape[0]) if grad_cost is None else grad_cost
         grad_a, grad_b = potentials_vjp(
-            a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, ctx.backend
+            a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, ctx.structure, ctx.backend
         )
     if grad_value is not None:  # Danskin; f and g are still attached, for a second derivative
         weight = grad_value.view(-1, *(1,) * (a.ndim - 1))

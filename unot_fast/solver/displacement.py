@@ -8,27 +8,28 @@ import math
 import torch
 from torch import Tensor
 
-from unot_fast.geometry import Grid
+from unot_fast.geometry import Geometry, Grid, Sphere, Structure
 
 _CHUNK = 2**22  # pairs of leading indices held at a time
 _SAFE_EXPONENT = 600.0  # of float64's 708
 
 
 def displacement_interpolation(
-    a: Tensor, b: Tensor, f: Tensor, g: Tensor, geom: Grid, epsilon: Tensor, t: float
+    a: Tensor, b: Tensor, f: Tensor, g: Tensor, geom: Geometry, epsilon: Tensor, t: float
 ) -> Tensor:
-    """Push the plan forward by ``(1 - t) x + t y`` onto the pixels of a grid.
+    """Push the plan forward along the straight lines, or the great circles, between its points.
 
-    The plan is a product over the axes times the potentials, so for each pixel coordinate of the
-    last axis the sum over all pairs that land there is one matrix product over the last axis,
-    leaving a matrix of pairs of the leading axes, which is scattered: O(n^4) multiplications for
-    an n x n image, without an exponential per pair.
+    For a cost that is a sum over the axes, the plan is a product over the axes times the
+    potentials, so for each pixel coordinate of the last axis the sum over all pairs that land
+    there is one matrix product over the last axis, leaving a matrix of pairs of the leading axes,
+    which is scattered: O(n^4) multiplications for an n x n image, without an exponential per
+    pair. Other plans are formed a few source points at a time and scattered pair by pair.
 
     Parameters
     ----------
     a, b, f, g : Tensor, shapes (B, \\*shape) and (B, \\*target_shape)
         Masses of total 1 and potentials, in units of cost.
-    geom : Grid
+    geom : Grid or Sphere
     epsilon : Tensor, shape (B,)
     t : float
         In [0, 1].
@@ -38,6 +39,8 @@ def displacement_interpolation(
     Tensor, shape (B, \\*shape), float64
         On points that span from the source's extent (t = 0) to the target's (t = 1).
     """
+    if geom.structure is not Structure.SEPARABLE:
+        return _push_pairs(a, b, f, g, geom, epsilon, t)
     landing = [_Landing(geom, k, t, a.device) for k in range(geom.ndim)]
     costs = [c.to(a.device) for c in geom.axis_costs]
     images = [
@@ -122,6 +125,84 @@ def _finite_max(x: Tensor) -> Tensor:
     """Row maxima, shape (rows, 1); 0 for a row without mass."""
     top = x.amax(1, keepdim=True)
     return torch.where(top.isfinite(), top, 0.0)
+
+
+def _push_pairs(
+    a: Tensor, b: Tensor, f: Tensor, g: Tensor, geom: Geometry, epsilon: Tensor, t: float
+) -> Tensor:
+    eps = epsilon.double()[:, None]
+    log_u = f.double().flatten(1) / eps + a.double().flatten(1).log()
+    log_v = g.double().flatten(1) / eps + b.double().flatten(1).log()
+    cost = geom.cost_matrix().to(a.device)
+    if isinstance(geom, Sphere):
+        corners = _sphere_corners(geom, t, a.device)
+    else:
+        axes = [_Landing(geom, k, t, a.device) for k in range(geom.ndim)]
+        corners = _grid_corners(geom, axes)
+    out = log_u.new_zeros(log_u.shape)
+    for rows in torch.arange(log_u.shape[1], device=a.device).split(
+        max(1, _CHUNK // log_v.shape[1])
+    ):
+        landed = corners(rows)
+        for i in range(len(a)):
+            plan = torch.exp(log_u[i, rows, None] + log_v[i] - cost[rows] / epsilon[i])
+            for index, share in landed:
+                out[i].index_add_(0, index.reshape(-1), (plan * share).reshape(-1))
+    return out.reshape(-1, *geom.shape)
+
+
+def _grid_corners(geom: Grid, axes: list[_Landing]):
+    """From source points to pixels and weights (points, targets) for every corner of a pixel."""
+    source = torch.cartesian_prod(*(torch.arange(n) for n in geom.shape)).view(-1, geom.ndim)
+    target = torch.cartesian_prod(*(torch.arange(n) for n in geom.target_shape))
+    source = source.to(axes[0].index.device)
+    target = target.view(-1, geom.ndim).to(source.device)
+
+    def corners(rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+        found = []
+        for choice in itertools.product(*(range(len(axis.index)) for axis in axes)):
+            index, share = 0, 1
+            for k, (corner, axis) in enumerate(zip(choice, axes, strict=True)):
+                pair = source[rows, k][:, None], target[:, k]
+                index = index * axis.n + axis.index[corner][pair]
+                share = share * axis.weight[corner][pair]
+            found.append((index, share))
+        return found
+
+    return corners
+
+
+def _sphere_corners(geom: Sphere, t: float, device: torch.device):
+    points = geom.points().reshape(-1, 3).to(device)
+    latitudes = geom.latitudes.to(device)
+    down = bool(latitudes[0] > latitudes[-1])
+    upward = latitudes.flip(0) if down else latitudes
+    nlat, nlon = geom.shape
+    spacing = float(geom.longitudes[1]) if nlon > 1 else 2 * math.pi
+
+    def corners(rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+        x, y = points[rows][:, None], points
+        angle = 2 * torch.atan2((x - y).norm(dim=-1), (x + y).norm(dim=-1))[..., None]
+        # Shares of the two ends on the arc, up to a factor; equal points have no arc.
+        near = torch.where(angle < 1e-9, 1 - t, torch.sin((1 - t) * angle))
+        far = torch.where(angle < 1e-9, t, torch.sin(t * angle))
+        z = near * x + far * y
+        size = z.norm(dim=-1, keepdim=True)
+        z = torch.where(size < 1e-12, x if t < 0.5 else y, z / size.clamp_min(1e-12))
+        latitude = torch.asin(z[..., 2].clamp(-1, 1))
+        lower = (torch.searchsorted(upward, latitude.contiguous()) - 1).clamp(0, nlat - 2)
+        high = ((latitude - upward[lower]) / (upward[lower + 1] - upward[lower])).clamp(0, 1)
+        position = (torch.atan2(z[..., 1], z[..., 0]) % (2 * math.pi)) / spacing
+        west = position.floor().long()
+        east = position - west
+        found = []
+        for row, lat_share in ((lower, 1 - high), (lower + 1, high)):
+            row = nlat - 1 - row if down else row
+            for column, lon_share in ((west % nlon, 1 - east), ((west + 1) % nlon, east)):
+                found.append((row * nlon + column, lat_share * lon_share))
+        return found
+
+    return corners
 
 
 def _leading(

@@ -8,8 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unot_fast.geometry import Grid
-from unot_fast.ops import Solution, separable_lse, sinkhorn_multiscale, sinkhorn_separable
+from unot_fast.geometry import Geometry, Grid, Structure
+from unot_fast.geometry.lines import Halved
+from unot_fast.ops import (
+    Solution,
+    separable_lse,
+    sinkhorn_multiscale,
+    sinkhorn_separable,
+    sinkhorn_stationary,
+    stationary_lse,
+)
 from unot_fast.ops.compiling import constant_when_compiled
 from unot_fast.solver.gaussian import gaussian_start
 
@@ -68,6 +76,8 @@ def multiscale_start(
     work : Tensor, shape (B,)
         Arithmetic of the coarse solves, in iterations on the grid of ``geom``.
     """
+    if geom.structure is not Structure.SEPARABLE:
+        return _stationary_start(a, b, geom, epsilon, backend, pyramid)
     levels = _levels(geom, pyramid.coarsest)
     masses = [(a, b)]
     for level in levels:  # from fine to coarse
@@ -102,6 +112,59 @@ def multiscale_start(
         costs = [c.to(a) for c in level.prolongation]
         g = -scale * separable_lse(h, costs, eps.to(a), backend=backend)
     return g, work
+
+
+def _stationary_start(
+    a: Tensor, b: Tensor, geom: Geometry, epsilon: Tensor, backend: str, pyramid: Pyramid
+) -> tuple[Tensor, Tensor]:
+    """`multiscale_start` for a cost that depends on the last axis only through a shift."""
+    levels = list(_halved(geom, pyramid.coarsest))
+    masses = [(a, b)]
+    for level in levels:
+        mass_a, mass_b = masses[-1]
+        masses.append((_pool(mass_a, level.pool_source), _pool(mass_b, level.pool_target)))
+    g = torch.zeros_like(masses[-1][1])
+    work = torch.zeros_like(epsilon)
+    while levels:
+        level = levels.pop()
+        mass_a, mass_b = masses.pop()
+        eps = epsilon.clamp_min(pyramid.resolution * level.step_cost)
+        lines = level.geom.lines
+        solution = sinkhorn_stationary(
+            mass_a,
+            mass_b,
+            lines.table.to(a.device),
+            lines.row_class.to(a.device),
+            eps,
+            g,
+            tol=pyramid.tol,
+            criterion="marginal",
+            max_iter=pyramid.max_iter,
+            overrelaxation=None,
+            backend=backend,
+        )
+        share = (mass_a[0].numel() * mass_b[0].numel()) / (a[0].numel() * b[0].numel())
+        work = work + (solution.n_iters.double() + 0.5) * share
+        scale = eps.view(-1, *(1,) * geom.ndim).to(a)
+        h = mass_a.log() + solution.f / scale
+        up = level.prolongation
+        finer = masses[-1][1].shape[1:]
+        table, row_class = up.table.to(a.device), up.row_class.to(a.device)
+        g = -scale * stationary_lse(h, table, row_class, up.step, finer, eps.to(a), backend=backend)
+    return g, work
+
+
+@constant_when_compiled
+def _halved(geom: Geometry, coarsest: int) -> list[Halved]:
+    """Coarser geometries, the finest first; made once per geometry."""
+    cache = geom.__dict__.setdefault("_halved", {})
+    if coarsest not in cache:
+        levels, finest = [], geom
+        while max(*finest.shape, *finest.target_shape) >= 1.5 * coarsest:
+            levels.append(finest.halved())
+            finest = levels[-1].geom
+        cache[coarsest] = levels
+    return cache[coarsest]
 
 
 def solve_multiscale(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unot_fast.geometry import Geometry
 from unot_fast.ops import Solution
-from unot_fast.ops.scaled_kernel import ScaledKernel
+from unot_fast.ops.scaled_kernel import ScaledKernel, scaled_kernel
 from unot_fast.solver.displacement import displacement_interpolation
 from unot_fast.solver.validation import Problems
 
@@ -175,9 +175,10 @@ class OTResult:
     def interpolate(self, t: float) -> Tensor:
         r"""Displacement interpolation at time ``t`` as an image.
 
-        Every grain of mass that the plan sends from x to y stands at (1 - t) x + t y and is
-        shared linearly among the neighbouring pixels. The image is on the source grid's points
-        for t = 0 and moves to the target grid's where they differ.
+        Every grain of mass that the plan sends from x to y stands at (1 - t) x + t y, on a sphere
+        on the great circle between them, and is shared linearly among the neighbouring pixels.
+        The image is on the source grid's points for t = 0 and moves to the target grid's where
+        they differ.
 
         Parameters
         ----------
@@ -207,8 +208,10 @@ class OTResult:
 
     @functools.cached_property
     def _kernel(self) -> ScaledKernel:
-        costs = [c.to(self._a.device) for c in self.geom.axis_costs]
-        return ScaledKernel(*self._potentials, costs, self.epsilon.reshape(-1), self.backend)
+        structure, costs = self.geom.kernel_costs
+        costs = [c.to(self._a.device) for c in costs]
+        epsilon = self.epsilon.reshape(-1)
+        return scaled_kernel(*self._potentials, costs, epsilon, structure, self.backend)
 
     def _flatten(self, x: Tensor, mass: Tensor) -> tuple[Tensor, torch.Size]:
         d, lead = mass.ndim - 1, self.cost.ndim

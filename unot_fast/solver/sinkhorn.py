@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from unot_fast.geometry import Geometry, Structure
-from unot_fast.ops import resolve, sinkhorn_separable
+from unot_fast.geometry import Geometry
+from unot_fast.ops import resolve, sinkhorn_separable, sinkhorn_stationary
 from unot_fast.solver.gaussian import gaussian_start
 from unot_fast.solver.multiscale import Pyramid, multiscale_start, solve_multiscale
 from unot_fast.solver.result import OTResult
@@ -126,8 +126,7 @@ def sinkhorn(
     problems = prepare(a, b, geom, epsilon, normalize, dtype, validate)
     tol, criterion, max_iter, weight = check_options(tol, criterion, max_iter, overrelaxation)
     backend = resolve(backend, problems.a.device)
-    if geom.structure is not Structure.SEPARABLE:
-        raise ValueError(f"geom: no solver for a {geom.structure.value} cost yet")
+    structure, costs = geom.kernel_costs
     options = {
         "tol": tol,
         "criterion": criterion,
@@ -135,17 +134,24 @@ def sinkhorn(
         "overrelaxation": weight,
     }
     measures, pyramid = (problems.a, problems.b), pyramid or Pyramid()
-    if isinstance(init, str) and init == "multiscale" and backend == "cpu":
+    fused = structure == "separable" and backend == "cpu"
+    if isinstance(init, str) and init == "multiscale" and fused:
         solution, coarse_work = solve_multiscale(
             *measures, geom, problems.epsilon, pyramid, **options
         )
     else:
         with torch.no_grad():
             g, coarse_work = _start(init, problems, geom, backend, pyramid, validate)
-        costs = [c.to(problems.a) for c in geom.axis_costs]
-        solution = sinkhorn_separable(
-            *measures, costs, problems.epsilon, g, **options, backend=backend
-        )
+        costs = [c.to(problems.a.device) for c in costs]
+        if structure == "separable":
+            costs = [c.to(problems.a.dtype) for c in costs]
+            solution = sinkhorn_separable(
+                *measures, costs, problems.epsilon, g, **options, backend=backend
+            )
+        else:
+            solution = sinkhorn_stationary(
+                *measures, *costs, problems.epsilon, g, **options, backend=backend
+            )
     return OTResult.from_solution(solution, problems, geom, backend, coarse_work)
 
 
