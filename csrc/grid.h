@@ -41,7 +41,8 @@ inline Shape shape_of(int d, const int64_t* lengths) {
 struct Geometry {
   Shape n, m;
   double max_cost = 0;
-  double max_factor_cost = 0;  // of the factors that the cost is a sum of
+  int factors = 1;             // of the kernel, one for each term that the cost is a sum of
+  double max_factor_cost = 0;  // of such a term
   int64_t work = 0;            // multiplications of one iteration
 };
 

@@ -128,7 +128,7 @@ void multiply_lines(Team& team, const std::vector<LineCost::Rows>& classes, cons
   team.barrier();
 }
 
-// exp(-C / epsilon), times exp(shift), which in single precision makes the smallest entry normal.
+// exp(-C / epsilon), times exp(shift).
 template <class T>
 class LineScaling {
  public:
@@ -136,8 +136,7 @@ class LineScaling {
 
   void prepare(Team& team, double epsilon) {
     if (epsilon == epsilon_) return;
-    const double shift =
-        std::is_same_v<T, float> ? std::max(0.0, geo_.max_cost / epsilon - 87) : 0.0;
+    const double shift = factor_shift<T>(geo_.max_cost, epsilon);
     gibbs_.build(team, [=](Vec<double> c) { return vexp(c * (-1.0 / epsilon) + shift); });
     team.once([&] {
       shift_ = shift;

@@ -16,7 +16,7 @@ class GibbsProduct {
 
   // Whether all of out is in range. In single precision out is scaled by some constant.
   bool operator()(Team& team, const T* x, double epsilon, T* out) {
-    if (geo_.max_factor_cost > Range<T>::axis * epsilon) return false;
+    if (!fits<T>(geo_, epsilon)) return false;
     kernel_.prepare(team, epsilon);
     typename Kernel::Trace trace;
     kernel_.forward(team, x, out, trace);

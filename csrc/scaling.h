@@ -7,21 +7,34 @@ namespace {
 
 // Where the scaling domain ends. Sums inside (tiny exp(shift), huge), for a kernel whose entries
 // reach exp(shift), lose nothing to underflow: what a product drops is below the smallest normal
-// number times exp(shift). In nats: the entries of a factor are normal up to an exponent of axis; a
-// problem whose exponents exceed total, or whose start spreads over more than spread, would leave
+// number times exp(shift). In nats: entries are normal down to -normal; a kernel that needs a
+// larger shift, exponents beyond total and a start that spreads over more than spread would leave
 // the range at once.
 template <class T>
 struct Range;
 template <>
 struct Range<double> {
-  static constexpr double tiny = 1e-280, huge = 1e280, axis = 700, total = 1200,
+  static constexpr double tiny = 1e-280, huge = 1e280, normal = 700, shift = 0, total = 1200,
                           spread = 600;
 };
 template <>
 struct Range<float> {
-  static constexpr double tiny = 1e-26, huge = 1e30, axis = 100, total = 280,
+  static constexpr double tiny = 1e-26, huge = 1e30, normal = 87, shift = 60, total = 280,
                           spread = 80;
 };
+
+// The logarithm by which a factor is scaled up, so that its smallest entry is normal.
+template <class T>
+double factor_shift(double largest_cost, double epsilon) {
+  return std::max(0.0, largest_cost / epsilon - Range<T>::normal);
+}
+
+// Whether the scaling domain can hold a cost at all.
+template <class T>
+bool fits(const Geometry& geo, double epsilon) {
+  return geo.factors * factor_shift<T>(geo.max_factor_cost, epsilon) <= Range<T>::shift &&
+         geo.max_cost < Range<T>::total * epsilon;
+}
 
 // The kernels of a cost: Scaling<T> multiplies with exp(-C / epsilon), Log adds in logarithms.
 template <class Cost>

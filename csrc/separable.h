@@ -26,6 +26,7 @@ struct SeparableCost : Geometry {
       largest[k] = same[k] < k ? largest[same[k]] : *std::max_element(cost[k], cost[k] + count);
       symmetric[k] = same[k] < k ? symmetric[same[k]] : n[k] == m[k] && is_symmetric(k);
     }
+    factors = std::max(1, (n[0] * m[0] > 1) + (n[1] * m[1] > 1) + (n[2] * m[2] > 1));
     max_cost = largest[0] + largest[1] + largest[2];
     max_factor_cost = *std::max_element(largest, largest + 3);
     work = 2 * (m[0] * m[1] * n[2] * m[2] + m[0] * n[1] * n[2] * m[1] * (m[1] * n[1] > 1) +

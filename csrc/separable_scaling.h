@@ -6,14 +6,12 @@
 
 namespace {
 
-// exp(-C_k / epsilon) on every axis, times C_k where `weighted`. In single precision a factor is
-// scaled by exp(shift_k), so that its smallest entry is normal. Returns the shift of the product.
+// exp(-C_k / epsilon) on every axis, times C_k where `weighted`, each scaled up by its shift. Returns the shift of the product.
 template <class T>
 double build_gibbs(Team& team, const SeparableCost& geo, double epsilon, bool weighted,
                    AxisMatrices<T>& matrices) {
-  double shift[3] = {};
-  if constexpr (std::is_same_v<T, float>)
-    for (int k = 0; k < 3; ++k) shift[k] = std::max(0.0, geo.largest[k] / epsilon - 87);
+  double shift[3];
+  for (int k = 0; k < 3; ++k) shift[k] = factor_shift<T>(geo.largest[k], epsilon);
   const double scale = -1.0 / epsilon;
   matrices.build(team, [&](int k, int64_t i, T* out) {
     const int64_t m = geo.m[k];

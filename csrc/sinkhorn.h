@@ -257,13 +257,6 @@ void enter_scalings(Team& team, const Geometry& geo, Workspace& p, State& state)
   team.barrier();
 }
 
-// Whether the scaling domain can hold a problem at all.
-template <class T>
-bool fits(const Geometry& geo, double epsilon) {
-  return geo.max_factor_cost <= Range<T>::axis * epsilon &&
-         geo.max_cost < Range<T>::total * epsilon;
-}
-
 // Potentials to scalings, where these are in range.
 template <class T>
 void to_scalings(Team& team, const Geometry& geo, Workspace& p, State& state) {
