@@ -100,6 +100,7 @@ def test_thin_and_odd_pictures(call, save, tmp_path, shape):
     "options",
     [
         ("--cost", "lp", "-p", "1", "--epsilon", "0.05"),
+        ("--cost", "euclidean", "--epsilon", "0.05", "--size", "16"),
         ("--init", "zeros"),
         ("--init", "gaussian"),
         ("--backend", "reference"),
@@ -132,6 +133,7 @@ def test_not_converged_warns_and_exits_with_3(call, save, tmp_path):
         (("--cost", "lp"), "p must be a number >= 1"),
         (("-p", "3"), "p goes with cost='lp'"),
         (("--cost", "lp", "-p", "1", "--init", "gaussian"), "squared Euclidean"),
+        (("--cost", "euclidean", "--init", "gaussian"), "squared Euclidean"),
         (("--backend", "abacus"), "backend must be 'auto' or one of"),
         (("--steps", "1"), "--steps"),
     ],

@@ -78,7 +78,12 @@ def test_halved_euclidean_grid(grid):
         assert torch.equal(pool.sum(0), torch.ones(pool.shape[1]).double())
     between = Grid.from_coordinates(grid.target_coordinates, half.geom.coordinates, "euclidean")
     dense = half.prolongation.matrix(grid.target_shape[-1], half.geom.shape[-1])
-    assert torch.allclose(dense, between.cost_matrix(), atol=1e-14)
+    widths = [float(c[1] - c[0]) for c in half.geom.coordinates if len(c) > 1]
+    blur = sum(w**2 for w in widths) / 96  # of one cell; two have twice as much
+    assert torch.allclose(dense, (between.cost_matrix() ** 2 + blur).sqrt(), atol=1e-14)
+    n, m = half.geom.shape[-1], half.geom.target_shape[-1]
+    assert torch.allclose(half.geom.lines.matrix(n, m), half.geom.cost_matrix(), atol=1e-14)
+    assert float(half.geom.cost_matrix().min()) ** 2 >= 2 * blur * (1 - 1e-12)
 
 
 def test_euclidean_cost_between_unequal_spacings():

@@ -81,7 +81,12 @@ def test_halved(sphere):
     ).reshape(-1, 3)
     x = sphere.points().reshape(-1, 3)
     near, far = (x[:, None] - y).norm(dim=-1), (x[:, None] + y).norm(dim=-1)
-    expected = sphere.scale * 2 * torch.atan2(near, far)
+    width = float(half.geom.latitudes.diff().abs().mean())
+    level = torch.outer(torch.cos(sphere.latitudes), torch.cos(half.geom.latitudes))
+    level = level[:, None, :, None]
+    blur = (width**2 + level * (2 * spacing) ** 2) / 96
+    blur = blur.expand(-1, n, -1, m).reshape(near.shape)
+    expected = sphere.scale * ((2 * torch.atan2(near, far)) ** 2 + blur).sqrt()
     assert torch.allclose(half.prolongation.matrix(n, m), expected, atol=1e-13)
 
 

@@ -143,6 +143,16 @@ def test_compile_and_vmap():
     assert torch.allclose(torch.vmap(cost)(a, b), expected)
 
 
+@pytest.mark.parametrize("geom", [GEOMETRIES[0], Sphere(6, 8, "chordal", p=2)], ids=repr)
+def test_what_is_for_other_costs_is_refused(geom, monkeypatch):
+    a, b = pair(geom)
+    with pytest.raises(ValueError, match="init='gaussian' needs the squared Euclidean"):
+        sinkhorn(a, b, geom, 0.1, init="gaussian")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(RuntimeError, match="backend 'triton'"):
+        sinkhorn(a, b, geom, 0.1, backend="triton")
+
+
 def test_unequal_spacing_is_refused():
     geom = Grid((4, 4), "euclidean", target=(3, 3))
     a, b = torch.rand(4, 4), torch.rand(3, 3)

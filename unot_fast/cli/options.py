@@ -40,10 +40,10 @@ _OPTIONS = (
     ),
     click.option(
         "--cost",
-        type=click.Choice(["sqeuclidean", "lp"]),
+        type=click.Choice(["sqeuclidean", "euclidean", "lp"]),
         default="sqeuclidean",
         show_default=True,
-        help="|x - y|^2, or the sum over the axes of |x - y|^P.",
+        help="|x - y|^2, |x - y|, or the sum over the axes of |x - y|^P.",
     ),
     click.option("-p", "p", type=float, help="Exponent of --cost lp, at least 1."),
     click.option(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry.base import Geometry, Structure
-from unot_fast.geometry.lines import Halved, LineCost, pairs
+from unot_fast.geometry.lines import CELL_BLUR, Halved, LineCost, pairs
 
 COSTS = ("sqeuclidean", "lp", "euclidean")
 
@@ -63,6 +63,8 @@ class Grid(Geometry):
     >>> Grid((64, 48), spacing=0.5, target=(32, 24)).target_shape
     (32, 24)
     """
+
+    _blur = 0.0  # added to squared distances, between cells
 
     def __init__(
         self,
@@ -151,7 +153,7 @@ class Grid(Geometry):
         x = self.points("source").reshape(-1, 1, self.ndim)
         y = self.points("target").reshape(1, -1, self.ndim)
         cost = (x - y).abs().pow(self.p).sum(-1)
-        return cost.sqrt() if self.cost == "euclidean" else cost
+        return (cost + self._blur).sqrt() if self.cost == "euclidean" else cost
 
     @property
     def kernel_costs(self) -> tuple[str, tuple[Tensor, ...]]:
@@ -167,7 +169,10 @@ class Grid(Geometry):
                 "geom: cost='euclidean' needs points that are equally spaced along the last axis, "
                 "as far apart in the target as in the source"
             )
-        return self._lines(self.axis_costs[:-1], len(x), len(y), _spacing(x, y), float(x[0] - y[0]))
+        origin = float(x[0] - y[0])
+        return self._lines(
+            self.axis_costs[:-1], len(x), len(y), _spacing(x, y), origin, blur=self._blur
+        )
 
     def halved(self) -> Halved:
         """The grid on cells of two points per axis."""
@@ -177,14 +182,17 @@ class Grid(Geometry):
             # Cells of two, the last one too where a point is missing: all as far apart.
             coordinates.append(tuple(_cells(c) for c in points))
         coarse = Grid.from_coordinates(*coordinates, self.cost)
+        widths = (float(c[1] - c[0]) for c in coarse.coordinates if len(c) > 1)
+        coarse._blur = CELL_BLUR * sum(width**2 for width in widths)
         x, y = coordinates[0], self.target_coordinates
         leading = [(t[:, None] - c).pow(2) for t, c in zip(y[:-1], x[:-1], strict=True)]
         step = 2 if len(self.coordinates[-1]) > 1 else 1
         spacing = _spacing(y[-1], self.coordinates[-1])
         prolongation = self._lines(
-            leading, len(y[-1]), len(x[-1]), spacing, float(y[-1][0] - x[-1][0]), step
-        )
-        return Halved(coarse, *pools, prolongation, 2 * spacing)
+            leading, len(y[-1]), len(x[-1]), spacing, float(y[-1][0] - x[-1][0]), step,
+            blur=coarse._blur / 2,
+        )  # fmt: skip
+        return Halved(coarse, *pools, prolongation, resolved=2 * spacing / 4)
 
     def _lines(
         self,
@@ -194,6 +202,7 @@ class Grid(Geometry):
         spacing: float,
         origin: float,
         step: int = 1,
+        blur: float = 0.0,
     ) -> LineCost:
         """Cost between rows whose squared distances are sums of the leading ones."""
         key = torch.zeros((1, 1), dtype=torch.float64)
@@ -202,7 +211,7 @@ class Grid(Geometry):
             key = key.reshape(key.shape[0] * key.shape[1], -1)
 
         def cost(key: Tensor, shift: Tensor) -> Tensor:
-            return torch.sqrt(key[..., 0] + (origin + spacing * shift) ** 2)
+            return torch.sqrt(key[..., 0] + (origin + spacing * shift) ** 2 + blur)
 
         return LineCost.of(key[..., None], n, m, cost, step)
 

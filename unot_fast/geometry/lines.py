@@ -8,6 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+CELL_BLUR = 1 / 48
+"""Share of the squared widths of a cell that is added to squared distances between cells.
+
+The distance between the middles of two cells is less than that between their points: on average
+by 1/12 of the squared widths under the root for cells far apart, and less where the plan prefers
+the near points. 1/48 is the best of several on random fields: the error of the multiscale start is
+a fifth to a tenth of that without. Between a cell and a point it is half as much.
+"""
+
 _DIGITS = 1e13  # keys of rows that agree to so many digits of the largest are one
 
 
@@ -77,15 +86,16 @@ class Halved:
         Sums over cells, per axis, shape (cells, points).
     prolongation : LineCost
         From the points of the finer target to the cells of the source.
-    step_cost : float
-        Cost between neighbouring cells.
+    resolved : float
+        Smallest epsilon that the cells resolve, up to a factor: the cost between neighbours, of a
+        distance a quarter of it.
     """
 
     geom: object
     pool_source: tuple[Tensor, ...]
     pool_target: tuple[Tensor, ...]
     prolongation: LineCost
-    step_cost: float
+    resolved: float
 
 
 def pairs(n: int, halve: bool = True) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry.base import Geometry, Structure
-from unot_fast.geometry.lines import Halved, LineCost, pairs
+from unot_fast.geometry.lines import CELL_BLUR, Halved, LineCost, pairs
 
 GRIDS = ("equiangular", "legendre-gauss")
 COSTS = ("geodesic", "chordal")
@@ -60,6 +60,7 @@ class Sphere(Geometry):
     """
 
     structure = Structure.SPHERICAL
+    _blur = (0.0, 0.0)  # added to squared distances, between cells: of latitudes, of longitudes
 
     def __init__(
         self,
@@ -108,7 +109,9 @@ class Sphere(Geometry):
         self.latitudes, self.longitudes = latitudes, longitudes
         self.weights = None
         self.shape = self.target_shape = (len(latitudes), len(longitudes))
-        self.lines = self._between(latitudes, latitudes, len(longitudes), self._spacing)
+        self.lines = self._between(
+            latitudes, latitudes, len(longitudes), self._spacing, blur=self._blur
+        )
         self.max_cost = float(self.lines.table.max())
 
     @property
@@ -155,14 +158,16 @@ class Sphere(Geometry):
         latitudes = (rows @ self.latitudes) / rows.sum(1)
         longitudes = (torch.arange(len(columns)) * step + 0.5 * (step - 1)) * self._spacing
         coarse = Sphere.__new__(Sphere)
+        width = float(latitudes.diff().abs().mean()) if nlat > 2 else 1.0
+        coarse._blur = CELL_BLUR * width**2, CELL_BLUR * (step * self._spacing) ** 2
         coarse._set(latitudes, longitudes - longitudes[0], self.cost, self.p, self.scale)
         coarse.grid = "cells"
+        half = tuple(blur / 2 for blur in coarse._blur)
         prolongation = self._between(
-            self.latitudes, latitudes, len(columns), self._spacing, step, nlon
+            self.latitudes, latitudes, len(columns), self._spacing, step, nlon, half
         )
-        neighbour = torch.tensor(float(latitudes[0] - latitudes[1]).__abs__() if nlat > 2 else 1.0)
-        step_cost = float(self._distance_cost(torch.sin(neighbour / 2), torch.cos(neighbour / 2)))
-        return Halved(coarse, (rows, columns), (rows, columns), prolongation, step_cost)
+        resolved = self.scale * width**self.p * 4 ** (min(self.p, 2.0) - 2)
+        return Halved(coarse, (rows, columns), (rows, columns), prolongation, resolved)
 
     def _between(
         self,
@@ -172,6 +177,7 @@ class Sphere(Geometry):
         spacing: float,
         step: int = 1,
         n: int | None = None,
+        blur: tuple[float, float] = (0.0, 0.0),
     ) -> LineCost:
         """Cost between circles; target positions stand at the middle of ``step`` source ones."""
         # sin^2(d / 2) = sin^2((lat - lat') / 2) + cos(lat) cos(lat') sin^2(dlon / 2), and
@@ -190,11 +196,12 @@ class Sphere(Geometry):
             angle = (shift - 0.5 * (step - 1)) * (spacing / 2)
             near = key[..., 0] + key[..., 2] * torch.sin(angle) ** 2
             far = key[..., 1] + key[..., 2] * torch.cos(angle) ** 2
-            return self._distance_cost(near.sqrt(), far.sqrt())
+            widths = blur[0] + key[..., 2] * blur[1]
+            return self._distance_cost(near.sqrt(), far.sqrt(), widths)
 
         return LineCost.of(key, m if n is None else n, m, cost, step)
 
-    def _distance_cost(self, near: Tensor, far: Tensor) -> Tensor:
+    def _distance_cost(self, near: Tensor, far: Tensor, blur: Tensor | float = 0.0) -> Tensor:
         """Cost by a multiple of the chords to a point and to its antipode.
 
         The angle between them, not the arccosine of a dot product, which cannot tell near points
@@ -202,7 +209,7 @@ class Sphere(Geometry):
         """
         angle = 2 * torch.atan2(near, far)
         distance = angle if self.cost == "geodesic" else 2 * torch.sin(angle / 2)
-        return self.scale * distance.pow(self.p)
+        return self.scale * (distance.square() + blur).pow(self.p / 2)
 
     def __repr__(self) -> str:
         p = "" if self.p == 1 else f", p={self.p:g}"

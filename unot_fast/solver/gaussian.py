@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unot_fast.geometry import Grid
+from unot_fast.geometry import Grid, Structure
 
 
 def gaussian_start(a: Tensor, b: Tensor, geom: Grid, epsilon: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def gaussian_start(a: Tensor, b: Tensor, geom: Grid, epsilon: Tensor) -> Tensor:
     Tensor, shape of b
         In units of cost; its mean under ``b`` is zero.
     """
-    if geom.p != 2:
+    if geom.structure is not Structure.SEPARABLE or geom.p != 2:
         raise ValueError("init='gaussian' needs the squared Euclidean cost")
     mean_a, cov_a = _moments(a.double(), geom.coordinates)
     mean_b, cov_b = _moments(b.double(), geom.target_coordinates)

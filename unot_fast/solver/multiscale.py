@@ -36,7 +36,8 @@ class Pyramid:
         Most iterations on a level.
     resolution : float
         A level with spacing h is solved at ``max(epsilon, resolution * h**2)``: a grid that
-        cannot resolve ``sqrt(epsilon)`` gains nothing from the smaller value.
+        cannot resolve ``sqrt(epsilon)`` gains nothing from the smaller value. Where the cost is a
+        distance, at ``max(epsilon, resolution * h / 4)``.
     """
 
     coarsest: int = 8
@@ -128,7 +129,7 @@ def _stationary_start(
     while levels:
         level = levels.pop()
         mass_a, mass_b = masses.pop()
-        eps = epsilon.clamp_min(pyramid.resolution * level.step_cost)
+        eps = epsilon.clamp_min(pyramid.resolution * level.resolved)
         lines = level.geom.lines
         solution = sinkhorn_stationary(
             mass_a,

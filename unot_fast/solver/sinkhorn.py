@@ -127,6 +127,10 @@ def sinkhorn(
     tol, criterion, max_iter, weight = check_options(tol, criterion, max_iter, overrelaxation)
     backend = resolve(backend, problems.a.device)
     structure, costs = geom.kernel_costs
+    if structure == "stationary" and backend == "triton":
+        raise RuntimeError(
+            f"backend 'triton' has no kernel for {geom!r} yet: use backend='cpu' or 'reference'"
+        )
     options = {
         "tol": tol,
         "criterion": criterion,
