@@ -44,6 +44,11 @@ def _case(name: str) -> dense.DenseProblem:
         pytest.skip(str(missing))
 
 
+def _refuse(case: str, size: str) -> None:
+    if case == "euclidean 0.01" and size == "small":  # rivals take hundreds of iterations
+        pytest.skip("only with --bench-size full")
+
+
 @functools.cache
 def _settings(case: str) -> list[tuple[int, float]]:
     """Iterations to 1 % for the plain iteration and the two best weights, the fewest first."""
@@ -56,6 +61,7 @@ def _settings(case: str) -> list[tuple[int, float]]:
 @pytest.mark.parametrize("mode", ["defaults", "fastest setting"])
 @pytest.mark.parametrize("case", CASES)
 def test_ours(benchmark, size, case, mode, dtype):
+    _refuse(case, size)
     problem = _case(case)
     label, solve = mode, dense.ours(problem, dtype)
     if mode == "fastest setting":
@@ -76,6 +82,7 @@ def _attempt(problem, dtype, tol):
 @pytest.mark.parametrize("method", RIVALS)
 @pytest.mark.parametrize("case", CASES)
 def test_rival(benchmark, size, case, method):
+    _refuse(case, size)
     problem = _case(case)
     family, prepare = RIVALS[method]
     if importlib.util.find_spec(MODULES[family]) is None:

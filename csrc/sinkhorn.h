@@ -363,8 +363,12 @@ inline void centre(Team& team, const Geometry& geo, Scalings<float>& s, float* v
   team.barrier();
 }
 
-// Rounding shows in single precision below this marginal error.
-constexpr double kSingleFloor = 3e-5;
+// Whether to leave single precision at this marginal error. Rounding shows below the floor, whose
+// sums are as long as the axes; short of it, an error that hardly falls may be rounding already.
+inline bool too_fine(const Geometry& geo, double error, double previous) {
+  const double length = double(geo.n[0] + geo.n[1] + geo.n[2]);
+  return error < 2.6e-7 * std::sqrt(length) || (error < 3e-5 && error > 0.95 * previous);
+}
 
 // Scaling domain. Returns when the problem is done, or with the last state in range, or in single
 // precision before an iteration below the floor is observed.
@@ -410,7 +414,9 @@ void solve_scaling(Team& team, const Geometry& geo, Workspace& p, Kernel& kernel
       const bool each = control.cost_every_iteration();
       const double cost = each ? kernel.cost(team, forward, backward) : 0.0;
       const double error = row.before + state.column_error;
-      if (std::is_same_v<T, float> && error < kSingleFloor && !control.ends(error, cost)) return;
+      if (std::is_same_v<T, float> && too_fine(geo, error, control.error) &&
+          !control.ends(error, cost))
+        return;
       if (control.observe(error, cost)) {
         if (control.cost_at_the_end()) control.cost = kernel.cost(team, forward, backward);
         state.next = Phase::kDone;
