@@ -51,7 +51,7 @@ class Geometry(ABC):
         Raises
         ------
         ValueError
-            None does; a dense cost has the reference solver alone.
+            No operator takes it.
         """
 
     def plan_bytes(self, dtype: torch.dtype = torch.float64) -> int:

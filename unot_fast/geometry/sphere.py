@@ -18,8 +18,8 @@ COSTS = ("geodesic", "chordal")
 class Sphere(Geometry):
     r"""Points on the unit sphere, with a cost that is a power of their distance.
 
-    Measures on it are masses per point. What is given as a density, per unit of area, becomes
-    masses by `masses`; the cells near the poles are small.
+    Source and target are the same grid. Measures on it are masses per point. What is given as a
+    density, per unit of area, becomes masses by `masses`; the cells near the poles are small.
 
     Parameters
     ----------

@@ -132,7 +132,8 @@ class OTResult:
         -------
         Tensor, shape (\*batch, \*geom.shape, d)
             :math:`T(x) = \sum_y P(x, y)\, y / \sum_y P(x, y)`, in the units of the grid's
-            coordinates; defined on empty pixels too. Carries no gradient.
+            coordinates; defined on empty pixels too. On a sphere the mean of unit vectors, which
+            lies inside. Carries no gradient.
         """
         points = self.geom.points("target").to(self._b.device).movedim(-1, 0)
         data = torch.cat([points, torch.ones_like(points[:1])])
