@@ -66,8 +66,9 @@ class DenseProblem:
         return tuple(x.flatten(1).T.contiguous().to(dtype) for x in (self.a, self.b))
 
     def error(self, u: Tensor, v: Tensor) -> Tensor:
-        """Relative error of ``<C, P>``."""
-        return (self.transport_cost(u, v) - self.converged_cost).abs() / self.converged_cost
+        """Relative error of ``<C, P>`` of the first pairs, as many as there are columns."""
+        reference = self.converged_cost[: u.shape[1]]
+        return (self.transport_cost(u, v) - reference).abs() / reference
 
     def iterations(self, weight: float, tol: float, most: int = 300) -> int | None:
         """Fewest iterations that bring every pair within ``tol`` of the cost."""

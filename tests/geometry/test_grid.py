@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from unot_fast import Grid
-from unot_fast.geometry import Structure
+from unot_fast.geometry import LineCost, Structure
+from unot_fast.reference.stationary_lse import dense_cost
+
+
+def dense(cost: LineCost, n: int, m: int):
+    return dense_cost(cost.table, cost.row_class, cost.step, n, m)
 
 
 def test_default_coordinates_reach_both_ends():
@@ -65,7 +70,7 @@ def test_rows_make_the_euclidean_cost_matrix(grid):
     n, m = grid.shape[-1], grid.target_shape[-1]
     squares = Grid.from_coordinates(grid.coordinates, grid.target_coordinates).cost_matrix()
     assert torch.allclose(grid.cost_matrix(), squares.sqrt(), atol=1e-15)
-    assert torch.allclose(grid.lines.matrix(n, m), grid.cost_matrix(), atol=1e-14)
+    assert torch.allclose(dense(grid.lines, n, m), grid.cost_matrix(), atol=1e-14)
     assert grid.max_cost == pytest.approx(float(grid.cost_matrix().max()))
     assert grid.structure is Structure.STATIONARY
 
@@ -77,12 +82,12 @@ def test_halved_euclidean_grid(grid):
     for pool in (*half.pool_source, *half.pool_target):
         assert torch.equal(pool.sum(0), torch.ones(pool.shape[1]).double())
     between = Grid.from_coordinates(grid.target_coordinates, half.geom.coordinates, "euclidean")
-    dense = half.prolongation.matrix(grid.target_shape[-1], half.geom.shape[-1])
+    found = dense(half.prolongation, grid.target_shape[-1], half.geom.shape[-1])
     widths = [float(c[1] - c[0]) for c in half.geom.coordinates if len(c) > 1]
     blur = sum(w**2 for w in widths) / 96  # of one cell; two have twice as much
-    assert torch.allclose(dense, (between.cost_matrix() ** 2 + blur).sqrt(), atol=1e-14)
+    assert torch.allclose(found, (between.cost_matrix() ** 2 + blur).sqrt(), atol=1e-14)
     n, m = half.geom.shape[-1], half.geom.target_shape[-1]
-    assert torch.allclose(half.geom.lines.matrix(n, m), half.geom.cost_matrix(), atol=1e-14)
+    assert torch.allclose(dense(half.geom.lines, n, m), half.geom.cost_matrix(), atol=1e-14)
     assert float(half.geom.cost_matrix().min()) ** 2 >= 2 * blur * (1 - 1e-12)
 
 

@@ -47,13 +47,13 @@ def test_levels_conserve_mass_and_centre():
     mass = a
     for level in multiscale._levels(grid, 8):
         mass = multiscale._pool(mass, level.pool_source)
-        assert mass.shape[1:] == level.grid.shape
+        assert mass.shape[1:] == level.geom.shape
         assert torch.allclose(mass.sum((1, 2)), torch.ones(2, dtype=torch.float64))
-    assert max(level.grid.shape + level.grid.target_shape) < 12
+    assert max(level.geom.shape + level.geom.target_shape) < 12
     flat = torch.ones(1, 45, 28, dtype=torch.float64) / (45 * 28)
     for level in multiscale._levels(grid, 8):
         flat = multiscale._pool(flat, level.pool_source)
-        centre = (flat.sum(2) @ level.grid.coordinates[0]).item()
+        centre = (flat.sum(2) @ level.geom.coordinates[0]).item()
         assert centre == pytest.approx(0.5)
 
 
@@ -67,9 +67,9 @@ def test_operator_rules():
         grid.axis_costs,
         torch.full((len(a),), 0.05, dtype=torch.float64),
         multiscale._matrices(grid, pyramid.coarsest),
-        [n for level in levels for n in (*level.grid.shape, *level.grid.target_shape)],
+        [n for level in levels for n in (*level.geom.shape, *level.geom.target_shape)],
         [0.0] * len(levels),
-        [level.work for level in levels],
+        [multiscale._relative_work(level, grid) for level in levels],
         True,
         1e-3,
         50,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from unot_fast.geometry.lines import LineCost
 
 
 class Structure(enum.Enum):
@@ -40,8 +43,11 @@ class Geometry(ABC):
         """Coordinates of all points, shape (\\*shape, dim), float64."""
 
     @abstractmethod
-    def cost_matrix(self) -> Tensor:
-        """Dense cost, shape (prod(shape), prod(target_shape)), row-major, float64."""
+    def cost_matrix(self, rows: Tensor | None = None) -> Tensor:
+        """Dense cost, shape (prod(shape), prod(target_shape)), row-major, float64.
+
+        ``rows``, indices of flattened source points, picks some of its rows.
+        """
 
     @property
     @abstractmethod
@@ -58,3 +64,28 @@ class Geometry(ABC):
         """Memory that one dense plan would take."""
         n, m = torch.Size(self.shape).numel(), torch.Size(self.target_shape).numel()
         return n * m * torch.empty((), dtype=dtype).element_size()
+
+
+@dataclass(frozen=True)
+class Coarser:
+    """A geometry on cells of points, and how it hangs together with the finer one.
+
+    Attributes
+    ----------
+    geom : Geometry
+        Of the cells.
+    pool_source, pool_target : tuple of Tensor
+        Sums over cells, per axis, shape (cells, points).
+    prolongation : tuple of Tensor or LineCost
+        Cost from the points of the finer target to the cells of the source: along every axis
+        where it is a sum over them, between rows otherwise.
+    resolved : float
+        Smallest epsilon that the cells resolve, up to a factor: the cost between neighbours, of a
+        distance a quarter of it.
+    """
+
+    geom: Geometry
+    pool_source: tuple[Tensor, ...]
+    pool_target: tuple[Tensor, ...]
+    prolongation: tuple[Tensor, ...] | LineCost
+    resolved: float

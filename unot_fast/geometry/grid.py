@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unot_fast.geometry.base import Geometry, Structure
-from unot_fast.geometry.lines import CELL_BLUR, Halved, LineCost, pairs
+from unot_fast.geometry.base import Coarser, Geometry, Structure
+from unot_fast.geometry.lines import CELL_BLUR, LineCost, pairs
 
 COSTS = ("sqeuclidean", "lp", "euclidean")
 
@@ -149,8 +149,9 @@ class Grid(Geometry):
         axes = self.coordinates if side == "source" else self.target_coordinates
         return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
 
-    def cost_matrix(self) -> Tensor:
+    def cost_matrix(self, rows: Tensor | None = None) -> Tensor:
         x = self.points("source").reshape(-1, 1, self.ndim)
+        x = x if rows is None else x[rows]
         y = self.points("target").reshape(1, -1, self.ndim)
         cost = (x - y).abs().pow(self.p).sum(-1)
         return (cost + self._blur).sqrt() if self.cost == "euclidean" else cost
@@ -174,7 +175,7 @@ class Grid(Geometry):
             self.axis_costs[:-1], len(x), len(y), _spacing(x, y), origin, blur=self._blur
         )
 
-    def halved(self) -> Halved:
+    def halved(self) -> Coarser:
         """The grid on cells of two points per axis."""
         pools, coordinates = [], []
         for points in (self.coordinates, self.target_coordinates):
@@ -182,7 +183,7 @@ class Grid(Geometry):
             # Cells of two, the last one too where a point is missing: all as far apart.
             coordinates.append(tuple(_cells(c) for c in points))
         coarse = Grid.from_coordinates(*coordinates, self.cost)
-        widths = (float(c[1] - c[0]) for c in coarse.coordinates if len(c) > 1)
+        widths = [float(c[1] - c[0]) for c in coarse.coordinates if len(c) > 1]
         coarse._blur = CELL_BLUR * sum(width**2 for width in widths)
         x, y = coordinates[0], self.target_coordinates
         leading = [(t[:, None] - c).pow(2) for t, c in zip(y[:-1], x[:-1], strict=True)]
@@ -192,7 +193,7 @@ class Grid(Geometry):
             leading, len(y[-1]), len(x[-1]), spacing, float(y[-1][0] - x[-1][0]), step,
             blur=coarse._blur / 2,
         )  # fmt: skip
-        return Halved(coarse, *pools, prolongation, resolved=2 * spacing / 4)
+        return Coarser(coarse, *pools, prolongation, resolved=max(widths, default=0.0) / 4)
 
     def _lines(
         self,

@@ -65,38 +65,6 @@ class LineCost:
         table = cost(representative[:, None], shifts)
         return cls(table, row_class.reshape(key.shape[:2]).to(torch.int32).contiguous(), step)
 
-    def matrix(self, n: int, m: int) -> Tensor:
-        """Dense, for sources of n and targets of m positions per row, row-major."""
-        shift = torch.arange(n)[:, None] - self.step * torch.arange(m)
-        blocks = self.table[:, shift + self.step * (m - 1)]
-        rows, columns = self.row_class.shape
-        dense = blocks[self.row_class.long()]  # (rows, columns, n, m)
-        return dense.permute(0, 2, 1, 3).reshape(rows * n, columns * m)
-
-
-@dataclass(frozen=True)
-class Halved:
-    """A geometry on cells of two points per axis, and how it hangs together with the finer one.
-
-    Attributes
-    ----------
-    geom : Geometry
-        Of the cells.
-    pool_source, pool_target : tuple of Tensor
-        Sums over cells, per axis, shape (cells, points).
-    prolongation : LineCost
-        From the points of the finer target to the cells of the source.
-    resolved : float
-        Smallest epsilon that the cells resolve, up to a factor: the cost between neighbours, of a
-        distance a quarter of it.
-    """
-
-    geom: object
-    pool_source: tuple[Tensor, ...]
-    pool_target: tuple[Tensor, ...]
-    prolongation: LineCost
-    resolved: float
-
 
 def pairs(n: int, halve: bool = True) -> Tensor:
     """Cells of two neighbours each, the last alone where n is odd, as a (cells, n) matrix."""

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unot_fast.geometry.base import Geometry, Structure
-from unot_fast.geometry.lines import CELL_BLUR, Halved, LineCost, pairs
+from unot_fast.geometry.base import Coarser, Geometry, Structure
+from unot_fast.geometry.lines import CELL_BLUR, LineCost, pairs
 
 GRIDS = ("equiangular", "legendre-gauss")
 COSTS = ("geodesic", "chordal")
@@ -146,11 +146,12 @@ class Sphere(Geometry):
             [level * longitude.cos(), level * longitude.sin(), latitude.sin()], dim=-1
         )
 
-    def cost_matrix(self) -> Tensor:
-        x = self.points().reshape(-1, 3)
-        return self._distance_cost((x[:, None] - x).norm(dim=-1), (x[:, None] + x).norm(dim=-1))
+    def cost_matrix(self, rows: Tensor | None = None) -> Tensor:
+        y = self.points().reshape(-1, 3)
+        x = (y if rows is None else y[rows])[:, None]
+        return self._distance_cost((x - y).norm(dim=-1), (x + y).norm(dim=-1))
 
-    def halved(self) -> Halved:
+    def halved(self) -> Coarser:
         """The sphere on cells of two circles and two longitudes."""
         nlat, nlon = self.shape
         rows, columns = pairs(nlat), pairs(nlon, nlon > 1)
@@ -167,7 +168,7 @@ class Sphere(Geometry):
             self.latitudes, latitudes, len(columns), self._spacing, step, nlon, half
         )
         resolved = self.scale * width**self.p * 4 ** (min(self.p, 2.0) - 2)
-        return Halved(coarse, (rows, columns), (rows, columns), prolongation, resolved)
+        return Coarser(coarse, (rows, columns), (rows, columns), prolongation, resolved)
 
     def _between(
         self,

@@ -177,8 +177,9 @@ def sinkhorn_stationary(
     *options,
 ) -> tuple[Tensor, ...]:
     (table,), (row_class,) = _prepare(table), _prepare(row_class, dtype=torch.int32)
-    cost = _shapes(a.shape[1:], b.shape[1:]), table.shape[0], table.data_ptr(), row_class.data_ptr()
-    return _solve("sinkhorn_stationary", a, b, epsilon, g, options, *cost[0], *cost[1:])[:-1]
+    shapes = _shapes(a.shape[1:], b.shape[1:])
+    cost = *shapes, table.shape[0], table.data_ptr(), row_class.data_ptr()
+    return _solve("sinkhorn_stationary", a, b, epsilon, g, options, *cost)[:-1]
 
 
 def _solve(

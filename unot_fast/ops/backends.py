@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 import importlib.util
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,6 +132,21 @@ def backends() -> Backends:
     True
     """
     return Backends({name: probe() for name, probe in _PROBES.items()})
+
+
+def implementation(operator: str, backend: str, modules: dict[str, str]) -> Callable:
+    """The function of an operator in the module of a backend.
+
+    Raises
+    ------
+    RuntimeError
+        The backend has none.
+    """
+    if backend not in modules:
+        raise RuntimeError(
+            f"backend {backend!r} has no {operator} yet; {', '.join(modules)} can run it"
+        )
+    return getattr(importlib.import_module(modules[backend]), operator)
 
 
 @constant_when_compiled

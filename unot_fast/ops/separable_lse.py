@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from unot_fast.ops.backends import implementation
 
 torch.library.define(
     "unot_fast::separable_lse",
@@ -23,7 +24,7 @@ _MODULES = {
 
 @torch.library.impl("unot_fast::separable_lse", "CompositeExplicitAutograd")
 def _impl(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor, backend: str) -> Tensor:
-    return importlib.import_module(_MODULES[backend]).separable_lse(h, costs, epsilon).to(h.dtype)
+    return implementation("separable_lse", backend, _MODULES)(h, costs, epsilon).to(h.dtype)
 
 
 @torch.library.register_fake("unot_fast::separable_lse")

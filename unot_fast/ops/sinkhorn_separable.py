@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from unot_fast.ops.backends import implementation
 from unot_fast.ops.implicit import potentials_vjp
 
 torch.library.define(
@@ -45,7 +45,7 @@ class Solution(NamedTuple):
 
 @torch.library.impl("unot_fast::sinkhorn_separable", "CompositeExplicitAutograd")
 def _impl(a, b, costs, epsilon, g, tol, criterion, max_iter, overrelaxation, backend):
-    solve = importlib.import_module(_MODULES[backend]).sinkhorn_separable
+    solve = implementation("sinkhorn_separable", backend, _MODULES)
     return solve(a, b, costs, epsilon, g, tol, criterion, max_iter, overrelaxation)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-
 import torch
 from torch import Tensor
 
+from unot_fast.ops.backends import implementation
 from unot_fast.ops.sinkhorn_separable import (
     Solution,
     fake_solution,
@@ -33,7 +32,7 @@ _MODULES = {
 @torch.library.impl("unot_fast::sinkhorn_stationary", "CompositeExplicitAutograd")
 def _impl(*args):
     *args, backend = args
-    return importlib.import_module(_MODULES[backend]).sinkhorn_stationary(*args)
+    return implementation("sinkhorn_stationary", backend, _MODULES)(*args)
 
 
 @torch.library.register_fake("unot_fast::sinkhorn_stationary")

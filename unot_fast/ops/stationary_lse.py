@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from unot_fast.ops.backends import implementation
 
 torch.library.define(
     "unot_fast::stationary_lse",
@@ -23,7 +24,7 @@ _MODULES = {
 
 @torch.library.impl("unot_fast::stationary_lse", "CompositeExplicitAutograd")
 def _impl(h, table, row_class, step, shape, epsilon, backend):
-    run = importlib.import_module(_MODULES[backend]).stationary_lse
+    run = implementation("stationary_lse", backend, _MODULES)
     return run(h, table, row_class, step, shape, epsilon).to(h.dtype)
 
 

@@ -133,7 +133,6 @@ def _push_pairs(
     eps = epsilon.double()[:, None]
     log_u = f.double().flatten(1) / eps + a.double().flatten(1).log()
     log_v = g.double().flatten(1) / eps + b.double().flatten(1).log()
-    cost = geom.cost_matrix().to(a.device)
     if isinstance(geom, Sphere):
         corners = _sphere_corners(geom, t, a.device)
     else:
@@ -143,9 +142,9 @@ def _push_pairs(
     for rows in torch.arange(log_u.shape[1], device=a.device).split(
         max(1, _CHUNK // log_v.shape[1])
     ):
-        landed = corners(rows)
+        landed, cost = corners(rows), geom.cost_matrix(rows.cpu()).to(a.device)
         for i in range(len(a)):
-            plan = torch.exp(log_u[i, rows, None] + log_v[i] - cost[rows] / epsilon[i])
+            plan = torch.exp(log_u[i, rows, None] + log_v[i] - cost / epsilon[i])
             for index, share in landed:
                 out[i].index_add_(0, index.reshape(-1), (plan * share).reshape(-1))
     return out.reshape(-1, *geom.shape)

@@ -8,17 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unot_fast.geometry import Geometry, Grid, Structure
-from unot_fast.geometry.lines import Halved
-from unot_fast.ops import (
-    Solution,
-    separable_lse,
-    sinkhorn_multiscale,
-    sinkhorn_separable,
-    sinkhorn_stationary,
-    stationary_lse,
-)
+from unot_fast.geometry import Coarser, Geometry, Grid, Structure
+from unot_fast.ops import Solution, sinkhorn_multiscale
 from unot_fast.ops.compiling import constant_when_compiled
+from unot_fast.solver.dispatch import prolong, solve
 from unot_fast.solver.gaussian import gaussian_start
 
 
@@ -45,13 +38,9 @@ class Pyramid:
     max_iter: int = 200
     resolution: float = 0.4
 
-    def epsilon_floor(self, spacing: float) -> float:
-        """Smallest epsilon that a level of this spacing is solved at."""
-        return self.resolution * spacing**2
-
 
 def multiscale_start(
-    a: Tensor, b: Tensor, geom: Grid, epsilon: Tensor, backend: str, pyramid: Pyramid
+    a: Tensor, b: Tensor, geom: Geometry, epsilon: Tensor, backend: str, pyramid: Pyramid
 ) -> tuple[Tensor, Tensor]:
     r"""Solve coarser problems, each from the one below it, and evaluate the last on the grid.
 
@@ -77,27 +66,25 @@ def multiscale_start(
     work : Tensor, shape (B,)
         Arithmetic of the coarse solves, in iterations on the grid of ``geom``.
     """
-    if geom.structure is not Structure.SEPARABLE:
-        return _stationary_start(a, b, geom, epsilon, backend, pyramid)
     levels = _levels(geom, pyramid.coarsest)
     masses = [(a, b)]
     for level in levels:  # from fine to coarse
         mass_a, mass_b = masses[-1]
         masses.append((_pool(mass_a, level.pool_source), _pool(mass_b, level.pool_target)))
-    floors = [pyramid.epsilon_floor(level.spacing) for level in levels]
-    epsilons = [epsilon, *(epsilon.clamp_min(floor) for floor in floors)]
-    coarsest = levels[-1].grid if levels else geom
-    if geom.p == 2:
+    epsilons = [epsilon, *(epsilon.clamp_min(f) for f in _epsilon_floors(levels, pyramid))]
+    coarsest = levels[-1].geom if levels else geom
+    if _has_gaussian_start(geom):
         g = gaussian_start(*masses[-1], coarsest, epsilons[-1]).to(a.dtype)
     else:
         g = torch.zeros_like(masses[-1][1])
     work = torch.zeros_like(epsilon)
-    for level in reversed(levels):
+    finer = [geom, *(level.geom for level in levels)]
+    for level, above in zip(reversed(levels), reversed(finer[:-1]), strict=True):
         (mass_a, mass_b), eps = masses.pop(), epsilons.pop()
-        solution = sinkhorn_separable(
+        solution = solve(
             mass_a,
             mass_b,
-            [c.to(a) for c in level.grid.axis_costs],
+            level.geom,
             eps,
             g,
             tol=pyramid.tol,
@@ -106,66 +93,12 @@ def multiscale_start(
             overrelaxation=None,
             backend=backend,
         )
-        work = work + (solution.n_iters.double() + 0.5) * level.work
+        work = work + (solution.n_iters.double() + 0.5) * _relative_work(level, geom)
         # The c-transform at the points of the next finer level.
         scale = eps.view(-1, *(1,) * geom.ndim).to(a)
         h = mass_a.log() + solution.f / scale
-        costs = [c.to(a) for c in level.prolongation]
-        g = -scale * separable_lse(h, costs, eps.to(a), backend=backend)
+        g = -scale * prolong(level, h, eps.to(a), above, backend)
     return g, work
-
-
-def _stationary_start(
-    a: Tensor, b: Tensor, geom: Geometry, epsilon: Tensor, backend: str, pyramid: Pyramid
-) -> tuple[Tensor, Tensor]:
-    """`multiscale_start` for a cost that depends on the last axis only through a shift."""
-    levels = list(_halved(geom, pyramid.coarsest))
-    masses = [(a, b)]
-    for level in levels:
-        mass_a, mass_b = masses[-1]
-        masses.append((_pool(mass_a, level.pool_source), _pool(mass_b, level.pool_target)))
-    g = torch.zeros_like(masses[-1][1])
-    work = torch.zeros_like(epsilon)
-    while levels:
-        level = levels.pop()
-        mass_a, mass_b = masses.pop()
-        eps = epsilon.clamp_min(pyramid.resolution * level.resolved)
-        lines = level.geom.lines
-        solution = sinkhorn_stationary(
-            mass_a,
-            mass_b,
-            lines.table.to(a.device),
-            lines.row_class.to(a.device),
-            eps,
-            g,
-            tol=pyramid.tol,
-            criterion="marginal",
-            max_iter=pyramid.max_iter,
-            overrelaxation=None,
-            backend=backend,
-        )
-        share = (mass_a[0].numel() * mass_b[0].numel()) / (a[0].numel() * b[0].numel())
-        work = work + (solution.n_iters.double() + 0.5) * share
-        scale = eps.view(-1, *(1,) * geom.ndim).to(a)
-        h = mass_a.log() + solution.f / scale
-        up = level.prolongation
-        finer = masses[-1][1].shape[1:]
-        table, row_class = up.table.to(a.device), up.row_class.to(a.device)
-        g = -scale * stationary_lse(h, table, row_class, up.step, finer, eps.to(a), backend=backend)
-    return g, work
-
-
-@constant_when_compiled
-def _halved(geom: Geometry, coarsest: int) -> list[Halved]:
-    """Coarser geometries, the finest first; made once per geometry."""
-    cache = geom.__dict__.setdefault("_halved", {})
-    if coarsest not in cache:
-        levels, finest = [], geom
-        while max(*finest.shape, *finest.target_shape) >= 1.5 * coarsest:
-            levels.append(finest.halved())
-            finest = levels[-1].geom
-        cache[coarsest] = levels
-    return cache[coarsest]
 
 
 def solve_multiscale(
@@ -188,10 +121,10 @@ def solve_multiscale(
         geom.axis_costs,
         epsilon,
         matrices=_matrices(geom, pyramid.coarsest),
-        level_shapes=[n for level in levels for n in (*level.grid.shape, *level.grid.target_shape)],
-        epsilon_floors=[pyramid.epsilon_floor(level.spacing) for level in levels],
-        level_work=[level.work for level in levels],
-        gaussian=geom.p == 2,
+        level_shapes=[n for level in levels for n in (*level.geom.shape, *level.geom.target_shape)],
+        epsilon_floors=_epsilon_floors(levels, pyramid),
+        level_work=[_relative_work(level, geom) for level in levels],
+        gaussian=_has_gaussian_start(geom),
         level_tol=pyramid.tol,
         level_max_iter=pyramid.max_iter,
         tol=tol,
@@ -201,58 +134,69 @@ def solve_multiscale(
     )
 
 
-@dataclass(frozen=True)
-class _Level:
-    grid: Grid
-    pool_source: tuple[Tensor, ...]  # from the next finer level, per axis
-    pool_target: tuple[Tensor, ...]
-    prolongation: tuple[Tensor, ...]  # cost from the next finer target to the source, per axis
-    spacing: float
-    work: float  # of one iteration, in iterations on the grid
+def _has_gaussian_start(geom: Geometry) -> bool:
+    return geom.structure is Structure.SEPARABLE and geom.p == 2
+
+
+def _epsilon_floors(levels: list[Coarser], pyramid: Pyramid) -> list[float]:
+    """Smallest epsilon that each level is solved at."""
+    return [pyramid.resolution * level.resolved for level in levels]
 
 
 @constant_when_compiled
-def _levels(geom: Grid, coarsest: int) -> list[_Level]:
-    """Coarser grids, the finest first; made once per geometry."""
+def _levels(geom: Geometry, coarsest: int) -> list[Coarser]:
+    """Coarser geometries, the finest first; made once per geometry."""
     cache = geom.__dict__.setdefault("_pyramid_levels", {})
     if coarsest not in cache:
-        source, target = _halvings(geom.shape, coarsest), _halvings(geom.target_shape, coarsest)
-        depth = max(len(source), len(target))
-        # The side that is done first stays at its coarsest shape.
-        source += [source[-1] if source else geom.shape] * (depth - len(source))
-        target += [target[-1] if target else geom.target_shape] * (depth - len(target))
-        x, y = geom.coordinates, geom.target_coordinates
-        fine_work = _iteration_work(geom.shape, geom.target_shape)
-        weights = [torch.ones_like(c) for c in (*x, *y)]  # pixels per cell
-        levels, fine = [], (geom.shape, geom.target_shape)
-        for coarse in zip(source, target, strict=True):
-            pools = [
-                tuple(_blocks(n, m) for n, m in zip(*shapes, strict=True))
-                for shapes in zip(fine, coarse, strict=True)
-            ]
-            heavier = [pool @ w for pool, w in zip((*pools[0], *pools[1]), weights, strict=True)]
-            centres = [
-                pool @ (w * c) / h
-                for pool, w, c, h in zip(
-                    (*pools[0], *pools[1]), weights, (*x, *y), heavier, strict=True
-                )
-            ]
-            finer_y, x, y = y, centres[: geom.ndim], centres[geom.ndim :]
-            grid = Grid.from_coordinates(x, y, geom.cost, p=geom.p if geom.cost == "lp" else None)
-            levels.append(
-                _Level(
-                    grid,
-                    *pools,
-                    prolongation=tuple(
-                        (t[:, None] - c).abs().pow(geom.p) for t, c in zip(finer_y, x, strict=True)
-                    ),
-                    spacing=max((float(c.diff().max()) for c in centres if len(c) > 1), default=0),
-                    work=_iteration_work(*coarse) / fine_work,
-                )
-            )
-            weights, fine = heavier, coarse
-        cache[coarsest] = levels
+        separable = geom.structure is Structure.SEPARABLE
+        cache[coarsest] = (_separable_levels if separable else _halved_levels)(geom, coarsest)
     return cache[coarsest]
+
+
+def _halved_levels(geom: Geometry, coarsest: int) -> list[Coarser]:
+    levels, finest = [], geom
+    while max(*finest.shape, *finest.target_shape) >= 1.5 * coarsest:
+        levels.append(finest.halved())
+        finest = levels[-1].geom
+    return levels
+
+
+def _separable_levels(geom: Grid, coarsest: int) -> list[Coarser]:
+    source, target = _halvings(geom.shape, coarsest), _halvings(geom.target_shape, coarsest)
+    depth = max(len(source), len(target))
+    # The side that is done first stays at its coarsest shape.
+    source += [source[-1] if source else geom.shape] * (depth - len(source))
+    target += [target[-1] if target else geom.target_shape] * (depth - len(target))
+    x, y = geom.coordinates, geom.target_coordinates
+    weights = [torch.ones_like(c) for c in (*x, *y)]  # pixels per cell
+    levels, fine = [], (geom.shape, geom.target_shape)
+    for coarse in zip(source, target, strict=True):
+        pools = [
+            tuple(_blocks(n, m) for n, m in zip(*shapes, strict=True))
+            for shapes in zip(fine, coarse, strict=True)
+        ]
+        heavier = [pool @ w for pool, w in zip((*pools[0], *pools[1]), weights, strict=True)]
+        centres = [
+            pool @ (w * c) / h
+            for pool, w, c, h in zip(
+                (*pools[0], *pools[1]), weights, (*x, *y), heavier, strict=True
+            )
+        ]
+        finer_y, x, y = y, centres[: geom.ndim], centres[geom.ndim :]
+        grid = Grid.from_coordinates(x, y, geom.cost, p=geom.p if geom.cost == "lp" else None)
+        levels.append(
+            Coarser(
+                grid,
+                *pools,
+                prolongation=tuple(
+                    (t[:, None] - c).abs().pow(geom.p) for t, c in zip(finer_y, x, strict=True)
+                ),
+                resolved=max((float(c.diff().max()) for c in centres if len(c) > 1), default=0)
+                ** 2,
+            )
+        )
+        weights, fine = heavier, coarse
+    return levels
 
 
 @constant_when_compiled
@@ -261,12 +205,12 @@ def _matrices(geom: Grid, coarsest: int) -> Tensor:
     cache = geom.__dict__.setdefault("_pyramid_matrices", {})
     if coarsest not in cache:
         levels = _levels(geom, coarsest)
-        last = levels[-1].grid if levels else geom
+        last = levels[-1].geom if levels else geom
         parts = [
             matrix
             for level in levels
             for kind in (
-                level.grid.axis_costs,
+                level.geom.axis_costs,
                 level.prolongation,
                 level.pool_source,
                 level.pool_target,
@@ -313,10 +257,17 @@ def _pool(x: Tensor, pools: tuple[Tensor, ...]) -> Tensor:
     return x
 
 
-def _iteration_work(source: tuple[int, ...], target: tuple[int, ...]) -> float:
-    """Multiplications of one iteration: each axis in turn, there and back."""
-    work, shape = 0.0, list(target)
-    for k in reversed(range(len(source))):
-        work += torch.Size(shape).numel() * source[k]
+def _relative_work(level: Coarser, geom: Geometry) -> float:
+    """Multiplications of an iteration on a level, in iterations on the grid."""
+    return _iteration_work(level.geom) / _iteration_work(geom)
+
+
+def _iteration_work(geom: Geometry) -> float:
+    source, shape = geom.shape, list(geom.target_shape)
+    if geom.structure is not Structure.SEPARABLE:  # every pair of points
+        return 2.0 * math.prod(source) * math.prod(shape)
+    work = 0.0
+    for k in reversed(range(len(source))):  # each axis in turn, there and back
+        work += math.prod(shape) * source[k]
         shape[k] = source[k]
     return 2 * work

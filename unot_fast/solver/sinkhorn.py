@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry import Geometry
-from unot_fast.ops import resolve, sinkhorn_separable, sinkhorn_stationary
+from unot_fast.ops import resolve
+from unot_fast.solver.dispatch import solve
 from unot_fast.solver.gaussian import gaussian_start
 from unot_fast.solver.multiscale import Pyramid, multiscale_start, solve_multiscale
 from unot_fast.solver.result import OTResult
@@ -127,11 +128,7 @@ def sinkhorn(
     problems = prepare(a, b, geom, epsilon, normalize, dtype, validate)
     tol, criterion, max_iter, weight = check_options(tol, criterion, max_iter, overrelaxation)
     backend = resolve(backend, problems.a.device)
-    structure, costs = geom.kernel_costs
-    if structure == "stationary" and backend == "triton":
-        raise RuntimeError(
-            f"backend 'triton' has no kernel for {geom!r} yet: use backend='cpu' or 'reference'"
-        )
+    structure, _ = geom.kernel_costs
     options = {
         "tol": tol,
         "criterion": criterion,
@@ -147,16 +144,7 @@ def sinkhorn(
     else:
         with torch.no_grad():
             g, coarse_work = _start(init, problems, geom, backend, pyramid, validate)
-        costs = [c.to(problems.a.device) for c in costs]
-        if structure == "separable":
-            costs = [c.to(problems.a.dtype) for c in costs]
-            solution = sinkhorn_separable(
-                *measures, costs, problems.epsilon, g, **options, backend=backend
-            )
-        else:
-            solution = sinkhorn_stationary(
-                *measures, *costs, problems.epsilon, g, **options, backend=backend
-            )
+        solution = solve(*measures, geom, problems.epsilon, g, **options, backend=backend)
     return OTResult.from_solution(solution, problems, geom, backend, coarse_work)
 
 
