@@ -36,7 +36,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch is pinned and named in every command, so that no other package can replace it.
-SOURCES := setup.py pyproject.toml $(wildcard csrc/*)
+SOURCES := setup.py pyproject.toml $(wildcard csrc/* csrc/*/*)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -12,7 +12,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-SOURCES = ["csrc/isa.cpp", "csrc/cpu.cpp"]
+SOURCES = ["csrc/cpu/isa.cpp", "csrc/cpu/cpu.cpp"]
 FLAGS = [
     "-O3",
     "-std=c++17",
@@ -34,7 +34,7 @@ class BuildKernels(build_ext):
         def compile_for(isa):
             width, march = ISAS[isa]
             return self.compiler.compile(
-                ["csrc/cpu.cpp"],
+                ["csrc/cpu/cpu.cpp"],
                 output_dir=f"{self.build_temp}/{isa}",
                 macros=[("ISA", isa), ("VECTOR_BYTES", str(width))],
                 extra_postargs=FLAGS + openmp + march,
@@ -42,7 +42,7 @@ class BuildKernels(build_ext):
             )
 
         objects = self.compiler.compile(
-            ["csrc/isa.cpp"], output_dir=self.build_temp, extra_postargs=FLAGS + openmp
+            ["csrc/cpu/isa.cpp"], output_dir=self.build_temp, extra_postargs=FLAGS + openmp
         )
         with ThreadPoolExecutor() as pool:
             objects += [o for found in pool.map(compile_for, ISAS) for o in found]
@@ -59,7 +59,7 @@ setup(
         Extension(
             "unot_fast._cpu",
             sources=SOURCES,
-            depends=sorted(str(p) for p in Path("csrc").glob("*.[hc]*")),
+            depends=sorted(str(p) for p in Path("csrc").rglob("*.[hc]*")),
             py_limited_api=True,
         )
     ],

@@ -63,6 +63,38 @@ def cpu_library() -> ctypes.CDLL | None:
 
 
 @functools.cache
+def cuda_library() -> ctypes.CDLL | None:
+    """The compiled CUDA kernels, or None when the package was installed without them.
+
+    The environment variable ``UNOT_FAST_EMULATOR`` names a library that runs the same kernels on
+    the host instead, for tests.
+    """
+    path = os.environ.get("UNOT_FAST_EMULATOR")
+    if path is None:
+        spec = importlib.util.find_spec("unot_fast._cuda")
+        if spec is None or spec.origin is None:
+            return None
+        path = spec.origin
+    library = ctypes.CDLL(path)
+    library.sinkhorn_separable_plan.argtypes = (
+        ctypes.c_void_p,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_void_p,
+    )
+    library.sinkhorn_separable_launch.argtypes = (
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+    )
+    library.unot_fast_error.restype = ctypes.c_char_p
+    return library
+
+
+@functools.cache
 def _widest_isa() -> str:
     return cpu_library().unot_fast_isa().decode()
 
@@ -109,12 +141,28 @@ def _triton() -> Backend:
     return Backend("triton", True, ("cuda",), f"kernels on {torch.cuda.get_device_name()}")
 
 
+def _cuda() -> Backend:
+    library = cuda_library()
+    if library is None:
+        detail = "compiled library missing; reinstall the package where nvcc is"
+        return Backend("cuda", False, ("cuda",), detail)
+    if library.unot_fast_emulated():
+        return Backend("cuda", True, ("cpu",), "kernels in the emulator on the host (slow)")
+    if not torch.cuda.is_available():
+        return Backend("cuda", False, ("cuda",), "no CUDA device is visible to torch")
+    major, minor = torch.cuda.get_device_capability()
+    if (major, minor) != (9, 0):
+        detail = f"kernels are for compute capability 9.0; this device has {major}.{minor}"
+        return Backend("cuda", False, ("cuda",), detail)
+    return Backend("cuda", True, ("cuda",), f"kernels on {torch.cuda.get_device_name()}")
+
+
 def _reference() -> Backend:
     detail = "readable dense float64, for checks on small problems"
     return Backend("reference", True, ("cpu", "cuda"), detail)
 
 
-_PROBES = {"cpu": _cpu, "triton": _triton, "reference": _reference}
+_PROBES = {"cpu": _cpu, "cuda": _cuda, "triton": _triton, "reference": _reference}
 
 
 def backends() -> Backends:

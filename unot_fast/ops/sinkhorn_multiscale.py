@@ -1,4 +1,4 @@
-"""The multiscale start and the solve from it in one call, all of a problem in cache (CPU only)."""
+"""The multiscale start and the solve from it in one call, all of a problem in cache."""
 
 from __future__ import annotations
 
@@ -7,23 +7,28 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unot_fast.ops import _cpu
 from unot_fast.ops import sinkhorn_separable as plain
+from unot_fast.ops.backends import implementation
 
 torch.library.define(
     "unot_fast::sinkhorn_multiscale",
     "(Tensor a, Tensor b, Tensor[] costs, Tensor epsilon, Tensor matrices, int[] level_shapes, "
     "float[] epsilon_floors, float[] level_work, bool gaussian, float level_tol, "
-    "int level_max_iter, float tol, str criterion, int max_iter, float? overrelaxation) -> "
+    "int level_max_iter, float tol, str criterion, int max_iter, float? overrelaxation, "
+    "str backend) -> "
     "(Tensor f, Tensor g, Tensor cost, Tensor value, Tensor marginal_error, Tensor n_iters, "
     "Tensor converged, Tensor log_domain, Tensor coarse_work)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 
 
-@torch.library.impl("unot_fast::sinkhorn_multiscale", "CPU")
+_MODULES = {"cpu": "unot_fast.ops._cpu", "cuda": "unot_fast.ops._cuda"}
+
+
+@torch.library.impl("unot_fast::sinkhorn_multiscale", "CompositeExplicitAutograd")
 def _impl(*args):
-    return _cpu.sinkhorn_multiscale(*args)
+    *inputs, backend = args
+    return implementation("sinkhorn_multiscale", backend, _MODULES)(*inputs)
 
 
 @torch.library.register_fake("unot_fast::sinkhorn_multiscale")
@@ -32,13 +37,13 @@ def _fake(a, b, costs, epsilon, *_):
 
 
 def _setup_context(ctx, inputs, output):
-    a, b, costs, epsilon, _, shapes, *_ = inputs
+    a, b, costs, epsilon, _, shapes, *_, backend = inputs
     ctx.no_list = None if shapes else []  # torch takes an empty list for one of tensors
-    plain.save_solution(ctx, a, b, costs, epsilon, output, "cpu")
+    plain.save_solution(ctx, a, b, costs, epsilon, output, backend)
 
 
 def _backward(ctx, *grads):
-    return *plain.gradients(ctx, *grads), None, None, *[ctx.no_list] * 3, *[None] * 7
+    return *plain.gradients(ctx, *grads), None, None, *[ctx.no_list] * 3, *[None] * 8
 
 
 torch.library.register_autograd(
@@ -73,6 +78,7 @@ def sinkhorn_multiscale(
     criterion: str,
     max_iter: int,
     overrelaxation: float | None,
+    backend: str,
 ) -> tuple[plain.Solution, Tensor]:
     """Solve a pyramid of coarser problems, then the problem from there.
 
@@ -82,7 +88,7 @@ def sinkhorn_multiscale(
     Parameters
     ----------
     a, b : Tensor, shapes (B, n_1, ..., n_d) and (B, m_1, ..., m_d)
-        Masses of total 1, on the CPU.
+        Masses of total 1.
     costs : sequence of d Tensors, shape (n_k, m_k)
     epsilon : Tensor, shape (B,)
     matrices : Tensor, 1-D
@@ -90,7 +96,7 @@ def sinkhorn_multiscale(
         each kind: the cost (n_k, m_k) of the level; the cost (m_k of the next finer level, n_k)
         between the points of the next finer target and the cells of the level's source; the share
         of each finer cell in each cell of the source (n_k, n_k of the next finer level) and of the
-        target. Then the coordinates of source and target on the coarsest level, or on the grid
+        target, which are equal blocks of the finer axis. Then the coordinates of source and target on the coarsest level, or on the grid
         where there is none.
     level_shapes : sequence of 2 L d ints
         Shapes of source and target, level by level.
@@ -104,6 +110,8 @@ def sinkhorn_multiscale(
         Stopping of every level, by the marginal error.
     tol, criterion, max_iter, overrelaxation
         Of the solve on the grid.
+    backend : str
+        ``"cpu"`` or ``"cuda"``.
 
     Returns
     -------
@@ -127,5 +135,6 @@ def sinkhorn_multiscale(
         criterion,
         max_iter,
         overrelaxation,
+        backend,
     )
     return plain.Solution(*solution), coarse_work

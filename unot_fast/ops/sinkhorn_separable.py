@@ -21,6 +21,7 @@ torch.library.define(
 
 _MODULES = {
     "cpu": "unot_fast.ops._cpu",
+    "cuda": "unot_fast.ops._cuda",
     "triton": "unot_fast.kernels.sinkhorn_separable",
     "reference": "unot_fast.reference.sinkhorn_separable",
 }

@@ -112,8 +112,9 @@ def solve_multiscale(
     criterion: str,
     max_iter: int,
     overrelaxation: float | None,
+    backend: str,
 ) -> tuple[Solution, Tensor]:
-    """`multiscale_start` and the solve from it in one call of the CPU library."""
+    """`multiscale_start` and the solve from it in one call of a compiled library."""
     levels = _levels(geom, pyramid.coarsest)
     return sinkhorn_multiscale(
         a,
@@ -131,6 +132,7 @@ def solve_multiscale(
         criterion=criterion,
         max_iter=max_iter,
         overrelaxation=overrelaxation,
+        backend=backend,
     )
 
 

@@ -134,9 +134,10 @@ def sinkhorn(
         "criterion": criterion,
         "max_iter": max_iter,
         "overrelaxation": weight,
+        "backend": backend,
     }
     measures, pyramid = (problems.a, problems.b), pyramid or Pyramid()
-    fused = structure == "separable" and backend == "cpu"
+    fused = structure == "separable" and backend in ("cpu", "cuda")
     if isinstance(init, str) and init == "multiscale" and fused:
         solution, coarse_work = solve_multiscale(
             *measures, geom, problems.epsilon, pyramid, **options
@@ -144,7 +145,7 @@ def sinkhorn(
     else:
         with torch.no_grad():
             g, coarse_work = _start(init, problems, geom, backend, pyramid, validate)
-        solution = solve(*measures, geom, problems.epsilon, g, **options, backend=backend)
+        solution = solve(*measures, geom, problems.epsilon, g, **options)
     return OTResult.from_solution(solution, problems, geom, backend, coarse_work)
 
 

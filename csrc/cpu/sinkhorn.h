@@ -10,19 +10,10 @@
 #include <optional>
 #include <tuple>
 
+#include "../control.h"
 #include "scaling.h"
 
 namespace {
-
-enum Criterion { kMarginal = 0, kCost = 1, kMarginalNoCost = 2 };
-
-struct Options {
-  double tol;
-  int criterion;
-  int max_iter;
-  double overrelaxation;  // 0: chosen per problem
-  bool single;            // precision of the scaling domain, far from the solution
-};
 
 // Overrelaxation in logarithms is log(new) + (w - 1) (log(new) - log(old)). With r = new / old,
 // r^(w-1) is replaced by the rational (p r + q) / (q r + p), p = w, q = 2 - w, which agrees to
@@ -40,69 +31,6 @@ struct Relaxation {
     else
       return (p + q * s) * reciprocal(S * (q + p * s));
   }
-};
-
-// Weight and stopping of one problem. The weight follows successive-overrelaxation theory: from
-// the error's rate over four iterations comes the rate of the plain iteration, and from that the
-// best weight. An error that grows fourfold over its best resets the weight to 1.
-class Control {
- public:
-  Control(const Options& opt, double range) : opt_(opt), adaptive_(opt.overrelaxation == 0.0) {
-    const double rate = range / (range + 25.0);
-    w = adaptive_ ? std::min(1.7, 2.0 / (1.0 + std::sqrt(1.0 - rate))) : opt.overrelaxation;
-  }
-  double w;
-  int k = 0;  // completed iterations
-  double error = kInf, cost = 0, mass = 1;
-  bool converged = false;
-
-  bool cost_every_iteration() const { return opt_.criterion == kCost; }
-  bool cost_at_the_end() const { return opt_.criterion == kMarginal; }
-
-  // Whether an iteration with this outcome is the last.
-  bool ends(double new_error, double new_cost) const {
-    return solved(new_error, new_cost) || k >= opt_.max_iter;
-  }
-  // Called once per completed iteration; true when it is the last.
-  bool observe(double new_error, double new_cost) {
-    const bool last = ends(new_error, new_cost);
-    converged = solved(new_error, new_cost);
-    error = new_error;
-    cost = new_cost;
-    if (adaptive_ && !converged) adapt();
-    return last;
-  }
-
- private:
-  bool solved(double new_error, double new_cost) const {
-    if (opt_.criterion != kCost) return new_error < opt_.tol;
-    return k > 1 && std::abs(new_cost - cost) < opt_.tol * std::abs(new_cost);
-  }
-  void adapt() {
-    best_ = std::min(best_, error);
-    if (w > 1.0 && error > 4.0 * best_) {
-      cap_ = 1.0 + 0.8 * (w - 1.0);
-      w = 1.0;
-      best_ = error;
-    }
-    if (k % 4 != 1) return;
-    if (k > 1) {
-      const double rho = std::pow(error / anchor_, 0.25);
-      if (rho <= 1.05 * (w - 1.0)) {
-        w = 1.0 + 0.8 * (w - 1.0);  // past the optimum the error falls as (w - 1)^k
-      } else if (rho < 1.0) {
-        const double r = std::min(std::max(rho, 1e-6), 0.9999);
-        const double plain = std::min((r + w - 1.0) * (r + w - 1.0) / (r * w * w), 0.9999);
-        w = 0.5 * (w + 2.0 / (1.0 + std::sqrt(1.0 - plain)));
-      }
-      w = std::min(w, cap_);
-    }
-    anchor_ = error;
-  }
-
-  Options opt_;
-  bool adaptive_;
-  double cap_ = 1.95, best_ = kInf, anchor_ = kInf;
 };
 
 // Arrays of the scaling domain.

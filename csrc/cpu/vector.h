@@ -15,6 +15,8 @@
 #include <immintrin.h>
 #endif
 
+#include "../portable.h"
+
 // Exported names carry the instruction set: PER_ISA(solve) is solve_avx2 where ISA is avx2.
 #define JOIN_(name, isa) name##_##isa
 #define JOIN(name, isa) JOIN_(name, isa)
@@ -68,7 +70,6 @@ template <class T>
 using Vec = typename Simd<T>::Vec;
 template <class T>
 constexpr int W = VECTOR_BYTES / int(sizeof(T));  // lanes
-constexpr double kInf = std::numeric_limits<double>::infinity();
 
 template <class T>
 inline int64_t padded(int64_t n) {

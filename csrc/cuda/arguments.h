@@ -1,0 +1,59 @@
+// What a launch passes to the kernel, in device memory wherever it is a pointer.
+#pragma once
+
+#include <cstdint>
+
+namespace {
+
+constexpr int kMostLevels = 8;
+
+// Far from the solution a solve may run in tf32. kMixed goes on in float64 before anything is
+// judged or returned, kSingle returns what tf32 gives.
+enum Precision { kDouble = 0, kMixed = 1, kSingle = 2 };
+
+// A grid: the one to solve on, or a coarser one. Matrices are row-major, null where an axis has
+// length one; the first axis of a one-dimensional problem has.
+struct LevelArguments {
+  int n[2], m[2];                   // source and target
+  const double* cost[2];            // (n_k, m_k)
+  const double* prolongation[2];    // (m_k of the next finer level, n_k)
+  const double *pool_n[2], *pool_m[2];  // shares of the finer cells, (n_k, n_k of the finer level)
+  double epsilon_floor, work;
+};
+
+// Offsets in bytes of the arrays of one precision: in shared memory, or from scratch on where
+// `in_scratch` has the array's bit.
+struct Room {
+  int64_t x, between, kernel[2], u, v, a, b;
+  unsigned in_scratch;
+};
+
+struct Arguments {
+  int64_t batch;
+  int single;  // a, b and the results are of floats
+  int precision;
+  const void *a, *b;
+  const double* epsilon;
+  double tol;
+  int criterion, max_iter;
+  double overrelaxation;  // 0: chosen per problem
+  void *f, *g, *cost, *value, *marginal_error;
+  int32_t* n_iters;
+  uint8_t *converged, *log_domain;
+  double* coarse_work;
+
+  int levels;  // coarser grids; level[0] is the grid itself
+  LevelArguments level[kMostLevels + 1];
+  const double *x[2], *y[2];  // coordinates of the coarsest level
+  int start;                  // 0: g as given, 1: pyramid from zeros, 2: pyramid from Gaussians
+  double level_tol;
+  int level_max_iter;
+
+  int together;  // levels up to this one are shared by the blocks of a cluster
+  Room room[2];  // of floats, of doubles
+  char* scratch;
+  int64_t scratch_per_block, scratch_f, scratch_g, scratch_masses, scratch_mean;
+  int* next_problem;
+};
+
+}  // namespace

@@ -1,0 +1,213 @@
+"""Calls into the compiled CUDA kernels: pointers, sizes and a stream, nothing else."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from unot_fast.ops.backends import cuda_library
+
+_i64, _int, _double, _pointer = ctypes.c_int64, ctypes.c_int, ctypes.c_double, ctypes.c_void_p
+_MOST_LEVELS = 8
+_CLUSTER = 0  # blocks per problem; 0: the launcher chooses
+_PRECISION = {torch.float64: 0, torch.float32: 1}
+
+
+class _Level(ctypes.Structure):
+    _fields_ = (
+        ("n", _int * 2),
+        ("m", _int * 2),
+        *((name, _pointer * 2) for name in ("cost", "prolongation", "pool_n", "pool_m")),
+        ("epsilon_floor", _double),
+        ("work", _double),
+    )
+
+
+class _Room(ctypes.Structure):
+    _fields_ = (("offsets", _i64 * 8), ("in_scratch", ctypes.c_uint))
+
+
+class _Arguments(ctypes.Structure):
+    _fields_ = (
+        ("batch", _i64),
+        ("single", _int),
+        ("precision", _int),
+        *((name, _pointer) for name in ("a", "b", "epsilon")),
+        ("tol", _double),
+        ("criterion", _int),
+        ("max_iter", _int),
+        ("overrelaxation", _double),
+        *((name, _pointer) for name in ("f", "g", "cost", "value", "marginal_error")),
+        *((name, _pointer) for name in ("n_iters", "converged", "log_domain", "coarse_work")),
+        ("levels", _int),
+        ("level", _Level * (_MOST_LEVELS + 1)),
+        ("x", _pointer * 2),
+        ("y", _pointer * 2),
+        ("start", _int),
+        ("level_tol", _double),
+        ("level_max_iter", _int),
+        ("together", _int),
+        ("room", _Room * 2),
+        ("scratch", _pointer),
+        *((name, _i64) for name in ("per_block", "at_f", "at_g", "at_masses", "at_mean")),
+        ("next_problem", _pointer),
+    )
+
+
+class _Plan(ctypes.Structure):
+    _fields_ = (
+        ("clusters", _int),
+        ("cluster", _int),
+        ("threads", _int),
+        ("shared_bytes", _i64),
+        ("scratch_bytes", _i64),
+    )
+
+
+def supports(shape: Sequence[int], target_shape: Sequence[int]) -> bool:
+    """Whether the one-launch kernel takes grids of these shapes; by arithmetic, no device needed."""
+    if len(shape) > 2:
+        return False
+    arguments = _Arguments(batch=1, precision=0)
+    _set_shape(arguments.level[0], shape, target_shape)
+    return cuda_library().sinkhorn_separable_plan(
+        ctypes.byref(arguments), 0, False, 0, ctypes.byref(_Plan())
+    ) == 0
+
+
+def sinkhorn_separable(
+    a: Tensor, b: Tensor, costs: Sequence[Tensor], epsilon: Tensor, g: Tensor, *options
+) -> tuple[Tensor, ...]:
+    arguments = _Arguments(start=0)
+    costs = [c.to(a.device, torch.float64).contiguous() for c in costs]
+    _set_shape(arguments.level[0], a.shape[1:], b.shape[1:])
+    _set_pointers(arguments.level[0].cost, (c.data_ptr() for c in costs))
+    same_axes = len(costs) == 2 and costs[0].data_ptr() == costs[1].data_ptr()
+    return _solve(arguments, a, b, epsilon, g, same_axes, options, costs)[:-1]
+
+
+def sinkhorn_multiscale(
+    a: Tensor,
+    b: Tensor,
+    costs: Sequence[Tensor],
+    epsilon: Tensor,
+    matrices: Tensor,
+    level_shapes: Sequence[int],
+    epsilon_floors: Sequence[float],
+    level_work: Sequence[float],
+    gaussian: bool,
+    level_tol: float,
+    level_max_iter: int,
+    *options,
+) -> tuple[Tensor, ...]:
+    d, levels = a.ndim - 1, len(epsilon_floors)
+    if levels > _MOST_LEVELS:
+        raise ValueError(f"the CUDA kernels take at most {_MOST_LEVELS} coarser levels")
+    arguments = _Arguments(
+        levels=levels,
+        start=2 if gaussian else 1,
+        level_tol=level_tol,
+        level_max_iter=level_max_iter,
+    )
+    costs = [c.to(a.device, torch.float64).contiguous() for c in costs]
+    matrices = matrices.to(a.device, torch.float64).contiguous()
+    position = matrices.data_ptr()
+
+    def take(rows: Sequence[int], columns: Sequence[int]) -> Iterator[int]:
+        nonlocal position
+        for count in (r * c for r, c in zip(rows, columns, strict=True)):
+            yield position
+            position += 8 * count
+
+    fine_n, fine_m = tuple(a.shape[1:]), tuple(b.shape[1:])
+    _set_shape(arguments.level[0], fine_n, fine_m)
+    _set_pointers(arguments.level[0].cost, (c.data_ptr() for c in costs))
+    same_axes = d == 2 and costs[0].data_ptr() == costs[1].data_ptr()
+    for i in range(levels):
+        n, m = (tuple(level_shapes[(2 * i + side) * d :][:d]) for side in (0, 1))
+        level = arguments.level[i + 1]
+        _set_shape(level, n, m)
+        _set_pointers(level.cost, take(n, m))
+        _set_pointers(level.prolongation, take(fine_m, n))
+        _set_pointers(level.pool_n, take(n, fine_n))
+        _set_pointers(level.pool_m, take(m, fine_m))
+        level.epsilon_floor, level.work = epsilon_floors[i], level_work[i]
+        same_axes = same_axes and len({*n}) == len({*m}) == 1
+        fine_n, fine_m = n, m
+    ones = (1,) * d
+    _set_pointers(arguments.x, take(fine_n, ones))
+    _set_pointers(arguments.y, take(fine_m, ones))
+    return _solve(arguments, a, b, epsilon, None, same_axes, options, (costs, matrices))
+
+
+def _set_shape(level: _Level, shape: Sequence[int], target_shape: Sequence[int]) -> None:
+    level.n[:] = (1, *shape)[-2:]
+    level.m[:] = (1, *target_shape)[-2:]
+
+
+def _set_pointers(field: ctypes.Array, pointers: Sequence[int] | Iterator[int]) -> None:
+    field[:] = (None, *pointers)[-2:]
+
+
+def _solve(
+    arguments: _Arguments,
+    a: Tensor,
+    b: Tensor,
+    epsilon: Tensor,
+    start: Tensor | None,
+    same_axes: bool,
+    options: tuple[float, str, int, float | None],
+    keep: object,
+) -> tuple[Tensor, ...]:
+    """Fill in the rest and launch on the current stream; ``keep`` lives until then."""
+    tol, criterion, max_iter, overrelaxation = options
+    dtype, device, batch = a.dtype, a.device, a.shape[0]
+    a, b = a.detach().contiguous(), b.detach().to(dtype).contiguous()
+    epsilon = epsilon.detach().to(device, torch.float64).contiguous()
+    f, g = torch.empty_like(a), torch.empty_like(b)
+    if start is not None:  # the kernel reads it from where it writes g
+        g.copy_(start.detach())
+    reals = [torch.empty(batch, dtype=dtype, device=device) for _ in range(3)]
+    n_iters = torch.empty(batch, dtype=torch.int32, device=device)
+    flags = [torch.empty(batch, dtype=torch.bool, device=device) for _ in range(2)]
+    coarse_work = torch.empty(batch, dtype=torch.float64, device=device)
+    results = f, g, *reals, n_iters, *flags, coarse_work
+    if batch == 0:
+        return results
+    arguments.batch = batch
+    arguments.single = dtype is torch.float32
+    # A small relative change of the cost would be noise in tf32.
+    arguments.precision = 0 if criterion == "cost" else _PRECISION[dtype]
+    arguments.a, arguments.b, arguments.epsilon = (t.data_ptr() for t in (a, b, epsilon))
+    arguments.tol, arguments.criterion = tol, {"marginal": 0, "cost": 1}[criterion]
+    arguments.max_iter, arguments.overrelaxation = max_iter, overrelaxation or 0.0
+    for (name, _), result in zip(_Arguments._fields_[10:19], results, strict=True):
+        setattr(arguments, name, result.data_ptr())
+
+    library, plan = cuda_library(), _Plan()
+    index = device.index or 0
+    code = library.sinkhorn_separable_plan(
+        ctypes.byref(arguments), index, same_axes, _CLUSTER, ctypes.byref(plan)
+    )
+    if code == -1:
+        raise ValueError(
+            f"grids of {tuple(a.shape[1:])} and {tuple(b.shape[1:])} are too large for the "
+            "one-launch CUDA kernel; backend='triton' takes them"
+        )
+    _check(code)
+    scratch = torch.empty(plan.scratch_bytes, dtype=torch.uint8, device=device)
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else None
+    _check(
+        library.sinkhorn_separable_launch(
+            ctypes.byref(arguments), ctypes.byref(plan), index, scratch.data_ptr(), stream
+        )
+    )
+    return results
+
+
+def _check(code: int) -> None:
+    if code:
+        raise RuntimeError(f"CUDA: {cuda_library().unot_fast_error(code).decode()}")
