@@ -1,10 +1,17 @@
-"""Builds the CPU kernels, once per instruction set.
+"""Builds the compiled kernels: for the CPU once per instruction set, for CUDA where nvcc is.
 
-The library has a plain C interface, loaded with ctypes. It links neither Python nor torch, so one
-build serves every version of both, and building needs no torch.
+Both libraries have a plain C interface, loaded with ctypes. They link neither Python nor torch, and
+the CUDA one has its runtime inside, so one build serves every version of Python and torch, loads
+where there is no GPU, and building needs no torch and no GPU.
+
+TORCH_CUDA_ARCH_LIST, default "9.0a", says what the CUDA kernels are built for.
 """
 
+import os
 import platform
+import re
+import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +19,6 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-SOURCES = ["csrc/cpu/isa.cpp", "csrc/cpu/cpu.cpp"]
 FLAGS = [
     "-O3",
     "-std=c++17",
@@ -26,9 +32,49 @@ if platform.machine() in ("x86_64", "AMD64"):
     ISAS["avx2"] = (32, ["-march=x86-64-v3"])
     ISAS["avx512"] = (64, ["-march=x86-64-v4"])
 
+NVCC_FLAGS = [
+    "-O3",
+    "-std=c++17",
+    "--expt-relaxed-constexpr",
+    "-Xcompiler=-fPIC",
+    "-cudart=static",
+]
+
+
+def find_nvcc():
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+    found = shutil.which("nvcc", path=f"{home}/bin") or shutil.which("nvcc")
+    return found if sys.platform == "linux" else None
+
+
+def architectures():
+    """Flags of nvcc, and what they say: "9.0a", or "9.0+PTX" where the driver may translate."""
+    wanted = re.split(r"[;\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST") or "9.0a")
+    flags, names = [], []
+    for name in filter(None, wanted):
+        match = re.fullmatch(r"(\d+)\.(\d)(a?)(\+PTX)?", name)
+        if match is None:
+            raise SystemExit(f"TORCH_CUDA_ARCH_LIST: cannot read {name!r}; an example is 9.0a")
+        major, minor, own, ptx = match.groups()
+        if int(major) < 9:
+            print(f"unot_fast: the CUDA kernels need compute capability 9.0; {name} is left out")
+            continue
+        number = f"{major}{minor}{own}"
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if ptx:
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+        names.append(name)
+    return flags, ";".join(names)
+
 
 class BuildKernels(build_ext):
     def build_extension(self, ext):
+        if ext.name.endswith("_cuda"):
+            self.build_cuda(ext)
+        else:
+            self.build_cpu(ext)
+
+    def build_cpu(self, ext):
         openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
 
         def compile_for(isa):
@@ -53,16 +99,41 @@ class BuildKernels(build_ext):
             target_lang="c++",
         )
 
+    def build_cuda(self, ext):
+        flags, names = architectures()
+        out = Path(self.get_ext_fullpath(ext.name))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        command = [
+            find_nvcc(),
+            "-shared",
+            *NVCC_FLAGS,
+            *flags,
+            f'-DARCHITECTURES="{names}"',
+            *ext.sources,
+            f"-o={out}",
+        ]
+        print(" ".join(command))
+        subprocess.run(command, check=True)
+
+
+def extension(name, folder, sources):
+    paths = [*Path("csrc").glob("*.h"), *Path("csrc", folder).iterdir()]
+    return Extension(
+        f"unot_fast.{name}",
+        sources=sources,
+        depends=sorted(str(p) for p in paths),
+        py_limited_api=True,
+    )
+
+
+extensions = [extension("_cpu", "cpu", ["csrc/cpu/isa.cpp", "csrc/cpu/cpu.cpp"])]
+if find_nvcc() and architectures()[1]:
+    extensions.append(extension("_cuda", "cuda", ["csrc/cuda/sinkhorn_separable.cu"]))
+else:
+    print("unot_fast: built without CUDA kernels, for want of nvcc or of an architecture for them")
 
 setup(
-    ext_modules=[
-        Extension(
-            "unot_fast._cpu",
-            sources=SOURCES,
-            depends=sorted(str(p) for p in Path("csrc").rglob("*.[hc]*")),
-            py_limited_api=True,
-        )
-    ],
+    ext_modules=extensions,
     cmdclass={"build_ext": BuildKernels},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}, "build_ext": {"parallel": 2}},
 )

@@ -3,8 +3,6 @@
 
 #include <cstdint>
 
-namespace {
-
 constexpr int kMostLevels = 8;
 
 // Far from the solution a solve may run in tf32. kMixed goes on in float64 before anything is
@@ -55,5 +53,3 @@ struct Arguments {
   int64_t scratch_per_block, scratch_f, scratch_g, scratch_masses, scratch_mean;
   int* next_problem;
 };
-
-}  // namespace

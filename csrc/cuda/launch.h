@@ -50,6 +50,8 @@ inline const char* error_text(int error) { return cudaGetErrorString(cudaError_t
 
 #else
 
+#define ARCHITECTURES "emulator"
+
 struct Device {
   int processors, shared_bytes;
 };

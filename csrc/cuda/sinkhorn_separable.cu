@@ -169,11 +169,6 @@ extern "C" int sinkhorn_separable_launch(Arguments* args, const Plan* plan, int 
   return launch(sinkhorn_separable_kernel, *args, shape, device, stream);
 }
 
+// What the library was built for: "9.0a", "9.0+PTX", joined by semicolons.
+extern "C" const char* unot_fast_architectures() { return ARCHITECTURES; }
 extern "C" const char* unot_fast_error(int error) { return error_text(error); }
-extern "C" int unot_fast_emulated() {
-#ifdef __CUDACC__
-  return 0;
-#else
-  return 1;
-#endif
-}

@@ -30,7 +30,9 @@ def test_fused_is_composed(n, m, p, eps):
     epsilon = eps * torch.linspace(1, 2, len(a), dtype=torch.float64)
     pyramid = Pyramid(tol=1e-6, max_iter=12)  # few iterations: rounding has no time to grow
     options = {"tol": 0.0, "criterion": "marginal", "max_iter": 2, "overrelaxation": 1.0}
-    solution, work = multiscale.solve_multiscale(a, b, grid, epsilon, pyramid, **options)
+    solution, work = multiscale.solve_multiscale(
+        a, b, grid, epsilon, pyramid, **options, backend="cpu"
+    )
     g, expected_work = multiscale.multiscale_start(a, b, grid, epsilon, "cpu", pyramid)
     expected = sinkhorn_separable(a, b, grid.axis_costs, epsilon, g, **options, backend="cpu")
     assert torch.allclose(work, expected_work, rtol=1e-12)
@@ -66,7 +68,7 @@ def test_operator_rules():
         b.requires_grad_(),
         grid.axis_costs,
         torch.full((len(a),), 0.05, dtype=torch.float64),
-        multiscale._matrices(grid, pyramid.coarsest),
+        multiscale._matrices(grid, pyramid.coarsest, a.device),
         [n for level in levels for n in (*level.geom.shape, *level.geom.target_shape)],
         [0.0] * len(levels),
         [multiscale._relative_work(level, grid) for level in levels],
@@ -77,5 +79,6 @@ def test_operator_rules():
         "marginal",
         100,
         None,
+        "cpu",
     )
     opcheck(torch.ops.unot_fast.sinkhorn_multiscale.default, args)

@@ -134,10 +134,13 @@ class Grid(Geometry):
 
     def _set_costs(self) -> None:
         # Differences of coordinates, never |x|^2 + |y|^2 - 2xy, which cancels.
-        self.axis_costs = tuple(
-            (x[:, None] - y).abs().pow(self.p)
-            for x, y in zip(self.coordinates, self.target_coordinates, strict=True)
-        )
+        # Axes with the same points share one tensor, by which operators know them.
+        axes = list(zip(self.coordinates, self.target_coordinates, strict=True))
+        costs = []
+        for k, (x, y) in enumerate(axes):
+            same = next((j for j in range(k) if _equal(axes[j], axes[k])), None)
+            costs.append((x[:, None] - y).abs().pow(self.p) if same is None else costs[same])
+        self.axis_costs = tuple(costs)
         self.max_cost = float(sum(c.max() for c in self.axis_costs))
         self.structure = Structure.SEPARABLE
         if self.cost == "euclidean":
@@ -236,6 +239,10 @@ def _cells(x: Tensor) -> Tensor:
     if len(x) == 1:
         return x
     return x[0] + (x[1] - x[0]) * (2 * torch.arange((len(x) + 1) // 2, dtype=torch.float64) + 0.5)
+
+
+def _equal(axis: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(axis, other, strict=True))
 
 
 def _as_shape(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:

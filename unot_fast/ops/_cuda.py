@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -12,6 +13,7 @@ from unot_fast.ops.backends import cuda_library
 
 _i64, _int, _double, _pointer = ctypes.c_int64, ctypes.c_int, ctypes.c_double, ctypes.c_void_p
 _MOST_LEVELS = 8
+_TOO_LARGE = -1
 _CLUSTER = 0  # blocks per problem; 0: the launcher chooses
 _PRECISION = {torch.float64: 0, torch.float32: 1}
 
@@ -67,15 +69,25 @@ class _Plan(ctypes.Structure):
     )
 
 
-def supports(shape: Sequence[int], target_shape: Sequence[int]) -> bool:
-    """Whether the one-launch kernel takes grids of these shapes; by arithmetic, no device needed."""
+@functools.cache
+def supports(shape: tuple[int, ...], target_shape: tuple[int, ...], device: torch.device) -> bool:
+    """Whether the one-launch kernel takes grids of these shapes."""
     if len(shape) > 2:
         return False
-    arguments = _Arguments(batch=1, precision=0)
+    arguments = _Arguments(batch=1)
     _set_shape(arguments.level[0], shape, target_shape)
-    return cuda_library().sinkhorn_separable_plan(
-        ctypes.byref(arguments), 0, False, 0, ctypes.byref(_Plan())
-    ) == 0
+    code = _plan(arguments, device, False)[0]
+    if code != _TOO_LARGE:
+        _check(code)
+    return code != _TOO_LARGE
+
+
+def _plan(arguments: _Arguments, device: torch.device, same_axes: bool) -> tuple[int, _Plan]:
+    plan = _Plan()
+    code = cuda_library().sinkhorn_separable_plan(
+        ctypes.byref(arguments), device.index or 0, same_axes, _CLUSTER, ctypes.byref(plan)
+    )
+    return code, plan
 
 
 def sinkhorn_separable(
@@ -85,8 +97,7 @@ def sinkhorn_separable(
     costs = [c.to(a.device, torch.float64).contiguous() for c in costs]
     _set_shape(arguments.level[0], a.shape[1:], b.shape[1:])
     _set_pointers(arguments.level[0].cost, (c.data_ptr() for c in costs))
-    same_axes = len(costs) == 2 and costs[0].data_ptr() == costs[1].data_ptr()
-    return _solve(arguments, a, b, epsilon, g, same_axes, options, costs)[:-1]
+    return _solve(arguments, a, b, epsilon, g, _same_axes(costs), options, costs)[:-1]
 
 
 def sinkhorn_multiscale(
@@ -125,7 +136,7 @@ def sinkhorn_multiscale(
     fine_n, fine_m = tuple(a.shape[1:]), tuple(b.shape[1:])
     _set_shape(arguments.level[0], fine_n, fine_m)
     _set_pointers(arguments.level[0].cost, (c.data_ptr() for c in costs))
-    same_axes = d == 2 and costs[0].data_ptr() == costs[1].data_ptr()
+    same_axes = _same_axes(costs)
     for i in range(levels):
         n, m = (tuple(level_shapes[(2 * i + side) * d :][:d]) for side in (0, 1))
         level = arguments.level[i + 1]
@@ -141,6 +152,11 @@ def sinkhorn_multiscale(
     _set_pointers(arguments.x, take(fine_n, ones))
     _set_pointers(arguments.y, take(fine_m, ones))
     return _solve(arguments, a, b, epsilon, None, same_axes, options, (costs, matrices))
+
+
+def _same_axes(costs: Sequence[Tensor]) -> bool:
+    """Whether both axes are one: then one matrix in shared memory serves them."""
+    return len(costs) == 2 and costs[0].data_ptr() == costs[1].data_ptr()
 
 
 def _set_shape(level: _Level, shape: Sequence[int], target_shape: Sequence[int]) -> None:
@@ -187,12 +203,8 @@ def _solve(
     for (name, _), result in zip(_Arguments._fields_[10:19], results, strict=True):
         setattr(arguments, name, result.data_ptr())
 
-    library, plan = cuda_library(), _Plan()
-    index = device.index or 0
-    code = library.sinkhorn_separable_plan(
-        ctypes.byref(arguments), index, same_axes, _CLUSTER, ctypes.byref(plan)
-    )
-    if code == -1:
+    code, plan = _plan(arguments, device, same_axes)
+    if code == _TOO_LARGE:
         raise ValueError(
             f"grids of {tuple(a.shape[1:])} and {tuple(b.shape[1:])} are too large for the "
             "one-launch CUDA kernel; backend='triton' takes them"
@@ -201,8 +213,12 @@ def _solve(
     scratch = torch.empty(plan.scratch_bytes, dtype=torch.uint8, device=device)
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else None
     _check(
-        library.sinkhorn_separable_launch(
-            ctypes.byref(arguments), ctypes.byref(plan), index, scratch.data_ptr(), stream
+        cuda_library().sinkhorn_separable_launch(
+            ctypes.byref(arguments),
+            ctypes.byref(plan),
+            device.index or 0,
+            scratch.data_ptr(),
+            stream,
         )
     )
     return results

@@ -91,6 +91,7 @@ def cuda_library() -> ctypes.CDLL | None:
         ctypes.c_void_p,
     )
     library.unot_fast_error.restype = ctypes.c_char_p
+    library.unot_fast_architectures.restype = ctypes.c_char_p
     return library
 
 
@@ -146,15 +147,26 @@ def _cuda() -> Backend:
     if library is None:
         detail = "compiled library missing; reinstall the package where nvcc is"
         return Backend("cuda", False, ("cuda",), detail)
-    if library.unot_fast_emulated():
+    architectures = library.unot_fast_architectures().decode()
+    if architectures == "emulator":
         return Backend("cuda", True, ("cpu",), "kernels in the emulator on the host (slow)")
     if not torch.cuda.is_available():
         return Backend("cuda", False, ("cuda",), "no CUDA device is visible to torch")
-    major, minor = torch.cuda.get_device_capability()
-    if (major, minor) != (9, 0):
-        detail = f"kernels are for compute capability 9.0; this device has {major}.{minor}"
+    capability = torch.cuda.get_device_capability()
+    if not any(_runs_on(capability, name) for name in architectures.split(";")):
+        own = ".".join(map(str, capability))
+        detail = f"kernels are built for {architectures}; this device has compute capability {own}"
         return Backend("cuda", False, ("cuda",), detail)
     return Backend("cuda", True, ("cuda",), f"kernels on {torch.cuda.get_device_name()}")
+
+
+def _runs_on(capability: tuple[int, int], architecture: str) -> bool:
+    """Whether code for e.g. ``9.0a`` (that capability only) or ``9.0+PTX`` runs on a device."""
+    number, _, ptx = architecture.partition("+")
+    major, minor = (int(part) for part in number.rstrip("a").split("."))
+    if number.endswith("a"):
+        return capability == (major, minor)
+    return capability >= (major, minor) and (bool(ptx) or capability[0] == major)
 
 
 def _reference() -> Backend:
@@ -209,7 +221,8 @@ def resolve(backend: str, device: torch.device) -> str:
         The backend asked for, or the only fast one for this device, cannot run here.
     """
     if backend == "auto":
-        backend = {"cpu": "cpu", "cuda": "triton"}.get(device.type, "reference")
+        on_cuda = "cuda" if _cuda().available else "triton"
+        backend = {"cpu": "cpu", "cuda": on_cuda}.get(device.type, "reference")
     elif backend not in _PROBES:
         raise ValueError(f"backend must be 'auto' or one of {list(_PROBES)}; got {backend!r}")
     chosen = _PROBES[backend]()

@@ -96,8 +96,9 @@ def sinkhorn_multiscale(
         each kind: the cost (n_k, m_k) of the level; the cost (m_k of the next finer level, n_k)
         between the points of the next finer target and the cells of the level's source; the share
         of each finer cell in each cell of the source (n_k, n_k of the next finer level) and of the
-        target, which are equal blocks of the finer axis. Then the coordinates of source and target on the coarsest level, or on the grid
-        where there is none.
+        target, which are equal blocks of the finer axis. Then the coordinates of source and target
+        on the coarsest level, or on the grid where there is none. Axes that share one cost tensor
+        share all of these.
     level_shapes : sequence of 2 L d ints
         Shapes of source and target, level by level.
     epsilon_floors : sequence of L floats

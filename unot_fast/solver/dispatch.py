@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from unot_fast.geometry import Coarser, Geometry, LineCost
 from unot_fast.ops import (
     Solution,
+    resolve,
     separable_lse,
     sinkhorn_separable,
     sinkhorn_stationary,
     stationary_lse,
 )
+from unot_fast.ops.compiling import constant_when_compiled
+
+
+def backend_for(backend: str, geom: Geometry, device: torch.device) -> str:
+    """Name of the backend that solves on ``geom``; ``"auto"`` is the fastest that can."""
+    chosen = resolve(backend, device)
+    if backend == "auto" and chosen == "cuda" and not _in_one_launch(geom, device):
+        return resolve("triton", device)
+    return chosen
+
+
+@constant_when_compiled
+def _in_one_launch(geom: Geometry, device: torch.device) -> bool:
+    from unot_fast.ops import _cuda
+
+    if geom.kernel_costs[0] != "separable":
+        return False
+    return _cuda.supports(geom.shape, geom.target_shape, device)
+
+
+@constant_when_compiled
+def costs_on(geom: Geometry, device: torch.device) -> tuple[str, tuple[Tensor, ...]]:
+    """`Geometry.kernel_costs` on a device; copied there once."""
+    cache = geom.__dict__.setdefault("_kernel_costs_on", {})
+    if device not in cache:
+        structure, costs = geom.kernel_costs
+        moved = {id(c): c.to(device) for c in costs}  # what is shared stays so
+        cache[device] = structure, tuple(moved[id(c)] for c in costs)
+    return cache[device]
 
 
 def solve(a: Tensor, b: Tensor, geom: Geometry, epsilon: Tensor, g: Tensor, **options) -> Solution:
     """Sinkhorn's iteration from ``g``; options are those of `sinkhorn_separable`."""
-    structure, costs = geom.kernel_costs
-    costs = [c.to(a.device) for c in costs]
+    structure, costs = costs_on(geom, a.device)
     if structure == "stationary":
         return sinkhorn_stationary(a, b, *costs, epsilon, g, **options)
-    return sinkhorn_separable(a, b, [c.to(a.dtype) for c in costs], epsilon, g, **options)
+    return sinkhorn_separable(a, b, costs, epsilon, g, **options)
 
 
 def prolong(level: Coarser, h: Tensor, epsilon: Tensor, finer: Geometry, backend: str) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from unot_fast.geometry import Coarser, Geometry, Grid, Structure
 from unot_fast.ops import Solution, sinkhorn_multiscale
 from unot_fast.ops.compiling import constant_when_compiled
-from unot_fast.solver.dispatch import prolong, solve
+from unot_fast.solver.dispatch import costs_on, prolong, solve
 from unot_fast.solver.gaussian import gaussian_start
 
 
@@ -119,9 +119,9 @@ def solve_multiscale(
     return sinkhorn_multiscale(
         a,
         b,
-        geom.axis_costs,
+        costs_on(geom, a.device)[1],
         epsilon,
-        matrices=_matrices(geom, pyramid.coarsest),
+        matrices=_matrices(geom, pyramid.coarsest, a.device),
         level_shapes=[n for level in levels for n in (*level.geom.shape, *level.geom.target_shape)],
         epsilon_floors=_epsilon_floors(levels, pyramid),
         level_work=[_relative_work(level, geom) for level in levels],
@@ -202,10 +202,10 @@ def _separable_levels(geom: Grid, coarsest: int) -> list[Coarser]:
 
 
 @constant_when_compiled
-def _matrices(geom: Grid, coarsest: int) -> Tensor:
+def _matrices(geom: Grid, coarsest: int, device: torch.device) -> Tensor:
     """All matrices of the levels in the order of `sinkhorn_multiscale`."""
     cache = geom.__dict__.setdefault("_pyramid_matrices", {})
-    if coarsest not in cache:
+    if (coarsest, device) not in cache:
         levels = _levels(geom, coarsest)
         last = levels[-1].geom if levels else geom
         parts = [
@@ -220,8 +220,8 @@ def _matrices(geom: Grid, coarsest: int) -> Tensor:
             for matrix in kind
         ]
         parts += [*last.coordinates, *last.target_coordinates]
-        cache[coarsest] = torch.cat([part.flatten() for part in parts])
-    return cache[coarsest]
+        cache[coarsest, device] = torch.cat([part.flatten() for part in parts]).to(device)
+    return cache[coarsest, device]
 
 
 def _halvings(shape: tuple[int, ...], coarsest: int) -> list[tuple[int, ...]]:
