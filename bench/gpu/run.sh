@@ -67,13 +67,26 @@ build() {
 usable() { "$PYTHON" -c 'import unot_fast, unot_fast.kernels; print(unot_fast.backends())'; }
 
 stage "machine" 20 bash -c "$(declare -f describe); PYTHON='$PYTHON' describe"
-if stage "build" 90 bash -c "$(declare -f build); PYTHON='$PYTHON' scratch='$scratch' build"; then
+if stage "build" 120 bash -c "$(declare -f build); PYTHON='$PYTHON' scratch='$scratch' build"; then
     PYTHON=$scratch/venv/bin/python
 fi
 stage "import" 20 bash -c "$(declare -f usable); PYTHON='$PYTHON' usable"
 
 if has pytest; then
-    stage "GPU tests" 180 "$PYTHON" -m pytest tests/gpu -m gpu -p no:cacheprovider --maxfail=8 -rs
+    stage "CUDA kernel tests" 90 "$PYTHON" -m pytest tests/gpu/test_cuda.py -m gpu \
+        -p no:cacheprovider --maxfail=8 -rs
+    sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+    if [ -x "$sanitizer" ]; then
+        for tool in memcheck racecheck; do
+            stage "$tool" 50 "$sanitizer" --tool "$tool" --error-exitcode 9 --target-processes all \
+                "$PYTHON" -m pytest tests/gpu/test_cuda.py -m gpu -p no:cacheprovider \
+                -k "clusters or pyramid_in_the_log_domain"
+        done
+    else
+        skip "memcheck, racecheck" "no compute-sanitizer"
+    fi
+    stage "Triton kernel tests" 70 "$PYTHON" -m pytest tests/gpu/test_triton.py -m gpu \
+        -p no:cacheprovider --maxfail=8 -rs
     if [ -d tests/kernels ]; then
         stage "kernel tests" 40 "$PYTHON" -m pytest tests/kernels -p no:cacheprovider --maxfail=8 -rs
     else
@@ -82,12 +95,13 @@ if has pytest; then
     stage "other tests marked gpu" 20 "$PYTHON" -m pytest tests --ignore=tests/gpu \
         --ignore=tests/kernels -m gpu -p no:cacheprovider --maxfail=8 -rs
 else
-    skip "GPU tests" "pytest is not installed"
+    skip "CUDA kernel tests" "pytest is not installed"
+    skip "Triton kernel tests" "pytest is not installed"
     skip "kernel tests" "pytest is not installed"
     skip "other tests marked gpu" "pytest is not installed"
 fi
 
-stage "benchmarks" 150 "$PYTHON" -m bench.gpu.bench_sinkhorn -o "$out/results.json" --seconds 110
+stage "benchmarks" 140 "$PYTHON" -m bench.gpu.bench_sinkhorn -o "$out/results.json" --seconds 110
 if [ -s "$out/results.json" ]; then
     stage "report" 25 "$PYTHON" -m bench.report "$out/results.json" -o "$out"
     stage "ledger" 10 "$PYTHON" -m bench.gpu.ledger "$out/results.json" -o "$out/LEDGER.md"

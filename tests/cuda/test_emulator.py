@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CASES = Path(__file__).with_name("emulated.py")
+CASES = Path(__file__).with_name("cases.py")
 FLAGS = ["-x", "c++", "-O2", "-std=c++17", "-U_FORTIFY_SOURCE", "-fPIC", "-shared"]
 WARNINGS = ["-Wall", "-Wno-unknown-pragmas", "-Werror"]
 

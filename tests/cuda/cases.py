@@ -1,18 +1,25 @@
-"""The CUDA kernels in the emulator; `test_emulator.py` runs this file.
+"""What the CUDA kernels have to do: on a device, or in the emulator (`test_emulator.py`).
 
 The emulator runs the kernels' own code, thread by thread: its tensor cores round to tf32 and deal
 fragments to lanes as the hardware's do, its clusters share memory, and memory starts as NaN.
 """
 
+import os
+from dataclasses import fields, replace
+
 import pytest
 import torch
+from torch import Tensor
 from torch.library import opcheck
 
 import unot_fast
 from tests.conftest import adversarial, normalised
-from unot_fast import Grid, Pyramid, sinkhorn
+from unot_fast import Grid, Pyramid
 from unot_fast.ops import _cuda, sinkhorn_separable
 from unot_fast.solver import multiscale
+
+EMULATED = "UNOT_FAST_EMULATOR" in os.environ
+DEVICE = "cpu" if EMULATED else "cuda"
 
 SHAPES = [
     ((7, 7), (7, 7)),
@@ -31,9 +38,23 @@ def cluster(request, monkeypatch):
 
 
 def solve(a, b, costs, epsilon, backend, **options):
+    """The operator where the backend computes; results come back to the CPU."""
+    device = DEVICE if backend == "cuda" else "cpu"
     options = dict(tol=0.0, criterion="marginal", max_iter=3, overrelaxation=1.0) | options
+    moved = {id(c): c.to(device) for c in costs}  # equal axes share a tensor
+    costs = [moved[id(c)] for c in costs]
+    a, b, epsilon = (x.to(device) for x in (a, b, epsilon))
     g = torch.zeros_like(b)
-    return sinkhorn_separable(a, b, costs, epsilon, g, backend=backend, **options)
+    out = sinkhorn_separable(a, b, costs, epsilon, g, backend=backend, **options)
+    return type(out)(*(x.cpu() for x in out))
+
+
+def sinkhorn(a, b, grid, eps, backend="cpu", **options):
+    """The public solver, likewise."""
+    device = DEVICE if backend == "cuda" else "cpu"
+    out = unot_fast.sinkhorn(a.to(device), b.to(device), grid, eps, backend=backend, **options)
+    own = {f.name: getattr(out, f.name) for f in fields(out) if f.init}
+    return replace(out, **{k: x.cpu() for k, x in own.items() if isinstance(x, Tensor)})
 
 
 def measures(n, m, batch=3):
@@ -132,6 +153,7 @@ def test_starts_on_other_costs(p):
 
 @pytest.mark.parametrize("order", ["1", "7"])
 def test_the_order_of_threads_does_not_matter(order, cluster, monkeypatch):
+    """On a device the order is what it happens to be; results repeat bit for bit."""
     a, b = measures((33, 40), (33, 40), 2)
     for x, y in ((a, b), (a.float(), b.float())):
         expected = sinkhorn(x, y, Grid((33, 40)), 0.02, backend="cuda", tol=1e-5)
@@ -224,10 +246,10 @@ def test_what_is_too_large_says_so():
     a = normalised(torch.rand(1, 300, 300, dtype=torch.float64))
     with pytest.raises(ValueError, match="too large"):
         sinkhorn(a, a, Grid((300, 300)), 0.05, backend="cuda")
-    cpu = torch.device("cpu")
-    assert _cuda.supports((128, 128), (128, 128), cpu)
-    assert not _cuda.supports((300, 300), (300, 300), cpu)
-    assert not _cuda.supports((8, 8, 8), (8, 8, 8), cpu)
+    device = torch.device(DEVICE)
+    assert _cuda.supports((128, 128), (128, 128), device)
+    assert not _cuda.supports((300, 300), (300, 300), device)
+    assert not _cuda.supports((8, 8, 8), (8, 8, 8), device)
 
 
 def test_empty_batch():
@@ -238,15 +260,16 @@ def test_empty_batch():
 def test_backend_is_listed():
     backend = unot_fast.backends()["cuda"]
     assert backend.available
-    assert "emulator" in backend.detail
+    assert ("emulator" in backend.detail) == EMULATED
 
 
 def test_operator_rules():
-    a, b = measures((12, 9), (12, 9), 2)
+    a, b = (x.to(DEVICE) for x in measures((12, 9), (12, 9), 2))
     grid = Grid((12, 9))
-    epsilon = torch.full((2,), 0.05, dtype=torch.float64)
+    epsilon = torch.full((2,), 0.05, dtype=torch.float64, device=DEVICE)
+    costs = [c.to(DEVICE) for c in grid.axis_costs]
     a.requires_grad_()
-    plain = (a, b, grid.axis_costs, epsilon, torch.zeros_like(b), 1e-9, "marginal", 100, None)
+    plain = (a, b, costs, epsilon, torch.zeros_like(b), 1e-9, "marginal", 100, None)
     opcheck(torch.ops.unot_fast.sinkhorn_separable.default, (*plain, "cuda"))
     pyramid = Pyramid()
     levels = multiscale._levels(grid, pyramid.coarsest)
