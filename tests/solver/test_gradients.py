@@ -122,3 +122,28 @@ def test_compiled_backward():
     compiled = torch.autograd.grad(torch.compile(loss, fullgraph=True)(x, y), (x, y))
     for left, right in zip(expected, compiled, strict=True):
         assert torch.allclose(left, right, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["value", "cost", "f", "g"])
+@pytest.mark.parametrize("eps", [0.5, 0.05, 0.002])
+@pytest.mark.parametrize("kind", ["sqeuclidean", "euclidean"])
+def test_gradcheck_in_epsilon(name, eps, kind):
+    grid = Grid((4, 5)) if kind == "sqeuclidean" else Grid((4, 4), kind)
+    a, b = (measure(torch.randn(2, *grid.shape, dtype=torch.float64)) for _ in "ab")
+
+    def function(scale, x):
+        result = unot_fast.sinkhorn(x, b, grid, eps * scale, tol=1e-14, max_iter=20_000)
+        return getattr(result, name)
+
+    scale = torch.tensor([1.0, 1.5], dtype=torch.float64, requires_grad=True)
+    assert gradcheck(function, (scale, a), eps=1e-6, atol=1e-6, rtol=1e-4)
+
+
+def test_one_epsilon_for_all_gets_the_sum():
+    a, b = (measure(torch.randn(3, 4, 5, dtype=torch.float64)) for _ in "ab")
+    grid = Grid((4, 5))
+    one = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    each = torch.full((3,), 0.1, dtype=torch.float64, requires_grad=True)
+    for x in (one, each):
+        unot_fast.sinkhorn(a, b, grid, x, tol=1e-12).cost.sum().backward()
+    assert torch.allclose(one.grad, each.grad.sum())

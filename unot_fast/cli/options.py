@@ -144,8 +144,9 @@ def library_errors() -> Iterator[None]:
 
 def device(backend: str) -> torch.device:
     """The GPU where the backend asked for runs on one, else the CPU."""
-    triton = backends()["triton"]
-    gpu = backend in ("auto", "triton") and triton.available and "cuda" in triton.devices
+    names = ("cuda", "triton") if backend == "auto" else (backend,)
+    found = (b for name, b in backends().items() if name in names)
+    gpu = any(b.available and b.devices == ("cuda",) for b in found)
     return torch.device("cuda" if gpu else "cpu")
 
 

@@ -10,6 +10,12 @@ cotangents :math:`\bar f, \bar g`,
 where a and b act as diagonal matrices. The operator is self-adjoint and non-negative under the
 inner product weighted by b, so conjugate gradients solve it; each step costs one Sinkhorn
 iteration. Its kernel, the constants, is the free constant of the potentials.
+
+With :math:`M_C = C M` and the multipliers :math:`\lambda = \bar f + a x` and
+:math:`\mu = \bar g + b y` of the two equations, the same system gives
+
+.. math:: \varepsilon \bar\varepsilon = \langle \lambda, f + M b g - M_C b \rangle
+          + \langle \mu, g + M^\top a f - M_C^\top a \rangle.
 """
 
 from __future__ import annotations
@@ -25,7 +31,8 @@ from unot_fast.ops.scaled_kernel import scaled_kernel
 torch.library.define(
     "unot_fast::potentials_vjp",
     "(Tensor a, Tensor b, Tensor[] costs, Tensor epsilon, Tensor f, Tensor g, Tensor grad_f, "
-    "Tensor grad_g, Tensor grad_cost, str structure, str backend) -> (Tensor, Tensor)",
+    "Tensor grad_g, Tensor grad_cost, bool with_epsilon, str structure, str backend) -> "
+    "(Tensor, Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 
@@ -42,23 +49,25 @@ def potentials_vjp(
     grad_f: Tensor,
     grad_g: Tensor,
     grad_cost: Tensor,
+    with_epsilon: bool,
     structure: str,
     backend: str,
-) -> tuple[Tensor, Tensor]:
-    """Pull cotangents of (f, g, <C, P>) back to (a, b).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pull cotangents of (f, g, <C, P>) back to (a, b, epsilon).
 
     Shapes are those of `unot_fast.ops.sinkhorn_separable`; ``grad_cost`` has shape (B,). The
     potentials are those with <g, b> = 0. ``costs`` and ``structure`` are those of
-    `unot_fast.ops.scaled_kernel.scaled_kernel`.
+    `unot_fast.ops.scaled_kernel.scaled_kernel`. Without ``with_epsilon`` its gradient is zeros.
     """
     return torch.ops.unot_fast.potentials_vjp(
-        a, b, list(costs), epsilon, f, g, grad_f, grad_g, grad_cost, structure, backend
-    )
+        a, b, list(costs), epsilon, f, g, grad_f, grad_g, grad_cost, with_epsilon, structure,
+        backend,
+    )  # fmt: skip
 
 
 @torch.library.register_fake("unot_fast::potentials_vjp")
-def _fake(a, b, *_):
-    return a.new_empty(a.shape), b.new_empty(b.shape)
+def _fake(a, b, costs, epsilon, *_):
+    return a.new_empty(a.shape), b.new_empty(b.shape), epsilon.new_empty(epsilon.shape)
 
 
 def _no_second_derivative(ctx, *grads):
@@ -72,11 +81,11 @@ torch.library.register_autograd("unot_fast::potentials_vjp", _no_second_derivati
 
 
 @torch.library.impl("unot_fast::potentials_vjp", "CompositeExplicitAutograd")
-def _impl(a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, structure, backend):
+def _impl(a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, with_epsilon, structure, backend):
     if a.shape[0] == 0:
-        return a.new_empty(a.shape), b.new_empty(b.shape)
+        return tuple(x.new_empty(x.shape) for x in (a, b, epsilon))
     dtype = a.dtype
-    a, b, g, epsilon = (t.detach().double() for t in (a, b, g, epsilon))
+    a, b, f, g, epsilon = (t.detach().double() for t in (a, b, f, g, epsilon))
     grad_f, grad_g, grad_cost = (t.detach().double() for t in (grad_f, grad_g, grad_cost))
     kernel = scaled_kernel(f, g, costs, epsilon, structure, backend)
 
@@ -92,6 +101,7 @@ def _impl(a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, structure, back
     # see the constant, so that the linear system has a solution.
     excess = (grad_f.flatten(1).sum(1) - grad_g.flatten(1).sum(1)).view(per_problem)
     grad_a, grad_b = torch.zeros_like(a), excess * g
+    grad_epsilon = torch.zeros_like(epsilon)
     grad_g = grad_g + excess * b
     if bool((grad_cost != 0).any()):  # <C, P> depends on a, b, f and g
         weight = grad_cost.view(per_problem)
@@ -99,11 +109,22 @@ def _impl(a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, structure, back
         column = weight * kernel.backward_cost(a[:, None])[:, 0]
         grad_a, grad_b = row, grad_b + column
         grad_f, grad_g = grad_f + a * row / eps, grad_g + b * column / eps
+        if with_epsilon:  # and on epsilon itself, through h = (f + g - C) / epsilon
+            mean_h = f * row + weight * kernel.forward_cost((b * g)[:, None])[:, 0]
+            mean_h = mean_h - weight * kernel.forward_cost(b[:, None], power=2)[:, 0]
+            grad_epsilon = -(a * mean_h).flatten(1).sum(1) / epsilon**2
 
     rhs = backward(a * forward(grad_g) - grad_f)
     y = _conjugate_gradients(lambda y: y - backward(a * forward(b * y)), rhs, b)
-    x = -forward(grad_g + b * y)
-    return (grad_a + eps * x).to(dtype), (grad_b + eps * y).to(dtype)
+    multiplier = grad_g + b * y
+    x = -forward(multiplier)
+    if with_epsilon:
+        on_source = f + forward(b * g) - kernel.forward_cost(b[:, None])[:, 0]
+        on_target = g + backward(a * f) - kernel.backward_cost(a[:, None])[:, 0]
+        both = ((grad_f + a * x) * on_source).flatten(1).sum(1)
+        both = both + (multiplier * on_target).flatten(1).sum(1)
+        grad_epsilon = grad_epsilon + both / epsilon
+    return (grad_a + eps * x).to(dtype), (grad_b + eps * y).to(dtype), grad_epsilon
 
 
 def _conjugate_gradients(operator, rhs: Tensor, weight: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -55,8 +56,8 @@ class ScaledKernel(ABC):
         """``sum_x M(x, y) x(x)`` for data of shape (B, C, n_1, ..., n_d)."""
 
     @abstractmethod
-    def forward_cost(self, y: Tensor) -> Tensor:
-        """``sum_y C(x, y) M(x, y) y(y)``."""
+    def forward_cost(self, y: Tensor, power: int = 1) -> Tensor:
+        """``sum_y C(x, y)^power M(x, y) y(y)``, for powers 1 and 2."""
 
     @abstractmethod
     def backward_cost(self, x: Tensor) -> Tensor:
@@ -108,20 +109,23 @@ class SeparableKernel(ScaledKernel):
             return self._v[:, None] * _contract(self._factors, self._u[:, None] * x, True)
         return self._in_logarithms(x, self._g, self._f, [c.T for c in self.costs])
 
-    def forward_cost(self, y: Tensor) -> Tensor:
-        return self._with_cost(y, False)
+    def forward_cost(self, y: Tensor, power: int = 1) -> Tensor:
+        return self._with_cost(y, False, power)
 
     def backward_cost(self, x: Tensor) -> Tensor:
-        return self._with_cost(x, True)
+        return self._with_cost(x, True, 1)
 
-    def _with_cost(self, data: Tensor, transpose: bool) -> Tensor:
-        # C is a sum over the axes: one product per axis, with that axis' factor times its cost.
+    def _with_cost(self, data: Tensor, transpose: bool, power: int) -> Tensor:
+        # C^power is a sum of products of costs of an axis each; each of these is one product, with
+        # those axes' factors times their costs.
+        terms = list(itertools.product(range(len(self.costs)), repeat=power))
         if self.in_range:
             inner, outer = (self._u, self._v) if transpose else (self._v, self._u)
             total = 0
-            for k, c in enumerate(self.costs):
+            for axes in terms:
                 factors = list(self._factors)
-                factors[k] = factors[k] * c
+                for k in axes:
+                    factors[k] = factors[k] * self.costs[k]
                 total = total + _contract(factors, inner[:, None] * data, transpose)
             return outer[:, None] * total
         parts = []
@@ -130,9 +134,10 @@ class SeparableKernel(ScaledKernel):
         ):  # log(C) joins the exponent, which depends on epsilon
             f, g, one = self._f[i : i + 1], self._g[i : i + 1], self.epsilon[i : i + 1]
             total = 0
-            for k, c in enumerate(self.costs):
+            for axes in terms:
                 costs = list(self.costs)
-                costs[k] = c - eps * c.log()
+                for k in axes:
+                    costs[k] = costs[k] - eps * self.costs[k].log()
                 if transpose:
                     f_, g_, costs = g, f, [c.T for c in costs]
                 else:
@@ -177,11 +182,11 @@ class StationaryKernel(ScaledKernel):
     def backward(self, x: Tensor) -> Tensor:
         return self._product(x, self._g, self._f, self.epsilon, *self._backward)
 
-    def forward_cost(self, y: Tensor) -> Tensor:
-        return self._with_cost(y, self._f, self._g, *self._forward)
+    def forward_cost(self, y: Tensor, power: int = 1) -> Tensor:
+        return self._with_cost(y, power, self._f, self._g, *self._forward)
 
     def backward_cost(self, x: Tensor) -> Tensor:
-        return self._with_cost(x, self._g, self._f, *self._backward)
+        return self._with_cost(x, 1, self._g, self._f, *self._backward)
 
     def _product(self, data, outer, inner, epsilon, table, row_class, shape) -> Tensor:
         epsilon = epsilon.repeat_interleave(data.shape[1])
@@ -191,12 +196,12 @@ class StationaryKernel(ScaledKernel):
 
         return _by_lse(data, outer, inner, log_sum_exp)
 
-    def _with_cost(self, data, outer, inner, table, row_class, shape) -> Tensor:
+    def _with_cost(self, data, power, outer, inner, table, row_class, shape) -> Tensor:
         parts = []
         for i in range(len(data)):  # log(C) joins the exponent, which depends on epsilon
             one = slice(i, i + 1)
             logarithm = table.clamp_min(1e-250).log()
-            weighted = table - self.epsilon[i] * logarithm
+            weighted = table - power * self.epsilon[i] * logarithm
             parts.append(
                 self._product(
                     data[one], outer[one], inner[one], self.epsilon[one], weighted, row_class, shape

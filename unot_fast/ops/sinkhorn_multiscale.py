@@ -38,12 +38,15 @@ def _fake(a, b, costs, epsilon, *_):
 
 def _setup_context(ctx, inputs, output):
     a, b, costs, epsilon, _, shapes, *_, backend = inputs
+    ctx.axes = len(costs)
     ctx.no_list = None if shapes else []  # torch takes an empty list for one of tensors
     plain.save_solution(ctx, a, b, costs, epsilon, output, backend)
 
 
 def _backward(ctx, *grads):
-    return *plain.gradients(ctx, *grads), None, None, *[ctx.no_list] * 3, *[None] * 8
+    grad_a, grad_b, grad_epsilon = plain.gradients(ctx, ctx.needs_input_grad[3], *grads)
+    own = grad_a, grad_b, [None] * ctx.axes, grad_epsilon
+    return *own, None, *[ctx.no_list] * 3, *[None] * 8
 
 
 torch.library.register_autograd(

@@ -67,38 +67,44 @@ def save_solution(
     ctx, a, b, costs, epsilon, output, backend: str, structure: str = "separable"
 ) -> None:
     """Keep what `gradients` needs; all but f, g, cost and value carry no gradient."""
-    f, g, _, _, *diagnostics = output
+    f, g, cost, value, *diagnostics = output
     ctx.backend, ctx.structure = backend, structure
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*diagnostics)
-    ctx.save_for_backward(a, b, epsilon, f, g, *costs)
+    ctx.save_for_backward(a, b, epsilon, f, g, cost, value, *costs)
 
 
-def gradients(ctx, grad_f, grad_g, grad_cost, grad_value, *_) -> tuple:
-    """Gradients in a, b and the costs (none) of a solution saved by `save_solution`."""
-    a, b, epsilon, f, g, *costs = ctx.saved_tensors
-    grad_a = grad_b = None
+def gradients(ctx, with_epsilon: bool, grad_f, grad_g, grad_cost, grad_value, *_) -> tuple:
+    """Gradients in a, b and epsilon of a solution saved by `save_solution`; costs have none."""
+    a, b, epsilon, f, g, cost, value, *costs = ctx.saved_tensors
+    grad_a = grad_b = grad_epsilon = None
     if not (grad_f is None and grad_g is None and grad_cost is None):
         grad_f = torch.zeros_like(f) if grad_f is None else grad_f
         grad_g = torch.zeros_like(g) if grad_g is None else grad_g
         grad_cost = a.new_zeros(a.shape[0]) if grad_cost is None else grad_cost
-        grad_a, grad_b = potentials_vjp(
-            a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, ctx.structure, ctx.backend
-        )
+        grad_a, grad_b, grad_epsilon = potentials_vjp(
+            a, b, costs, epsilon, f, g, grad_f, grad_g, grad_cost, with_epsilon, ctx.structure,
+            ctx.backend,
+        )  # fmt: skip
     if grad_value is not None:  # Danskin; f and g are still attached, for a second derivative
         weight = grad_value.view(-1, *(1,) * (a.ndim - 1))
         grad_a = weight * f if grad_a is None else grad_a + weight * f
         grad_b = weight * g if grad_b is None else grad_b + weight * g
-    return grad_a, grad_b, [None] * len(costs)
+        if with_epsilon:  # the relative entropy of the plan
+            own = grad_value * (value - cost) / epsilon
+            grad_epsilon = own if grad_epsilon is None else grad_epsilon + own
+    return grad_a, grad_b, grad_epsilon if with_epsilon else None
 
 
 def _setup_context(ctx, inputs, output):
     a, b, costs, epsilon, *_, backend = inputs
+    ctx.axes = len(costs)
     save_solution(ctx, a, b, costs, epsilon, output, backend)
 
 
 def _backward(ctx, *grads):
-    return *gradients(ctx, *grads), *[None] * 7
+    grad_a, grad_b, grad_epsilon = gradients(ctx, ctx.needs_input_grad[3], *grads)
+    return grad_a, grad_b, [None] * ctx.axes, grad_epsilon, *[None] * 6
 
 
 torch.library.register_autograd(
@@ -180,9 +186,9 @@ def sinkhorn_separable(
 
     Notes
     -----
-    Differentiable in ``a`` and ``b``: ``value`` by Danskin's theorem, ``f``, ``g`` and ``cost`` by
-    the implicit function theorem at the returned potentials (see `unot_fast.ops.implicit`);
-    nothing is unrolled.
+    Differentiable in ``a``, ``b`` and ``epsilon``: ``value`` by Danskin's theorem, ``f``, ``g`` and
+    ``cost`` by the implicit function theorem at the returned potentials (see
+    `unot_fast.ops.implicit`); nothing is unrolled.
     """
     out = torch.ops.unot_fast.sinkhorn_separable(
         a, b, list(costs), epsilon, g, tol, criterion, max_iter, overrelaxation, backend

@@ -46,8 +46,8 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, *grads):
-    grad_a, grad_b, _ = gradients(ctx, *grads)
-    return grad_a, grad_b, *[None] * 9
+    grad_a, grad_b, grad_epsilon = gradients(ctx, ctx.needs_input_grad[4], *grads)
+    return grad_a, grad_b, None, None, grad_epsilon, *[None] * 6
 
 
 torch.library.register_autograd(

@@ -107,8 +107,9 @@ def sinkhorn(
 
     Notes
     -----
-    ``value`` and ``cost`` are differentiable in ``a`` and ``b``: ``value`` by Danskin's theorem
-    (its gradient is the pair of potentials), everything else by the implicit function theorem.
+    ``value``, ``cost``, ``f`` and ``g`` are differentiable in ``a``, ``b`` and ``epsilon``:
+    ``value`` by Danskin's theorem (its gradients are the potentials and the relative entropy of
+    the plan), everything else by the implicit function theorem; no iteration is kept for it.
     Gradients are those at the returned potentials, so solve to a small ``tol`` for them. The start
     and the diagnostics carry no gradient.
 

@@ -151,11 +151,11 @@ def _epsilon(
             _check_epsilon(epsilon, epsilon, max_cost)
         return epsilon
     try:
-        value = torch.as_tensor(epsilon, dtype=torch.float64, device=device).detach()
+        value = torch.as_tensor(epsilon, dtype=torch.float64, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"epsilon must be a number or a tensor; got {epsilon!r}") from error
     if validate and value.numel():
-        _check_epsilon(*map(float, torch.aminmax(value)), max_cost)
+        _check_epsilon(*map(float, torch.aminmax(value.detach())), max_cost)
     return value
 
 
