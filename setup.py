@@ -101,19 +101,20 @@ class BuildKernels(build_ext):
 
     def build_cuda(self, ext):
         flags, names = architectures()
-        out = Path(self.get_ext_fullpath(ext.name))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        command = [
-            find_nvcc(),
-            "-shared",
-            *NVCC_FLAGS,
-            *flags,
-            f'-DARCHITECTURES="{names}"',
-            *ext.sources,
-            f"-o={out}",
-        ]
-        print(" ".join(command))
-        subprocess.run(command, check=True)
+        nvcc = [find_nvcc(), *NVCC_FLAGS, *flags, f'-DARCHITECTURES="{names}"']
+        temp, out = Path(self.build_temp, "cuda"), Path(self.get_ext_fullpath(ext.name))
+        for folder in (temp, out.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        print(" ".join(nvcc))
+
+        def compile_one(source):
+            target = str(temp / f"{Path(source).stem}.o")
+            subprocess.run([*nvcc, "-c", source, f"-o={target}"], check=True)
+            return target
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(compile_one, ext.sources))
+        subprocess.run([*nvcc, "-shared", *objects, f"-o={out}"], check=True)
 
 
 def extension(name, folder, sources):
@@ -128,7 +129,9 @@ def extension(name, folder, sources):
 
 extensions = [extension("_cpu", "cpu", ["csrc/cpu/isa.cpp", "csrc/cpu/cpu.cpp"])]
 if find_nvcc() and architectures()[1]:
-    extensions.append(extension("_cuda", "cuda", ["csrc/cuda/sinkhorn_separable.cu"]))
+    extensions.append(
+        extension("_cuda", "cuda", sorted(str(p) for p in Path("csrc/cuda").glob("*.cu")))
+    )
 else:
     print("unot_fast: built without CUDA kernels, for want of nvcc or of an architecture for them")
 

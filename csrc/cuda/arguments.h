@@ -19,6 +19,14 @@ struct LevelArguments {
   double epsilon_floor, work;
 };
 
+// A cost that depends on the last axis only through a shift: between position j of row r of the
+// source and l of row q of the target table[class_of[r, q], j - l + m - 1]. Rows are all leading axes.
+struct LineArguments {
+  const double* table;  // (classes, length)
+  const int32_t* class_of;
+  int classes, length;
+};
+
 // Offsets in bytes of the arrays of one precision: in shared memory, or from scratch on where
 // `in_scratch` has the array's bit.
 struct Room {
@@ -42,6 +50,7 @@ struct Arguments {
 
   int levels;  // coarser grids; level[0] is the grid itself
   LevelArguments level[kMostLevels + 1];
+  LineArguments lines;
   const double *x[2], *y[2];  // coordinates of the coarsest level
   int start;                  // 0: g as given, 1: pyramid from zeros, 2: pyramid from Gaussians
   double level_tol;

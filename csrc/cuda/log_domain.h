@@ -1,88 +1,17 @@
 // The solve of a level in logarithms, in any range: the same iteration as in the scaling domain.
 #pragma once
 
+#include "log_sum_exp.h"
 #include "solve.h"
 
 namespace {
 
-// log sum_k exp(h(k) - c(k)) over k < count, in two passes.
-template <class H, class C>
-DEVICE double log_sum_exp(int count, H h, C c) {
-  double top = -1e300;  // finite: an empty sum gives -inf below
-  for (int k = 0; k < count; ++k) top = most(top, h(k) - c(k));
-  double sum = 0;
-  for (int k = 0; k < count; ++k) sum += exp(h(k) - c(k) - top);
-  return top + log(sum);
-}
-// The mean of value(k) under the weights of that sum.
-template <class H, class C, class V>
-DEVICE double mean_under(int count, double sum, H h, C c, V value) {
-  double mean = 0;
-  if (sum > -kInf)
-    for (int k = 0; k < count; ++k) mean += exp(h(k) - c(k) - sum) * value(k);
-  return mean;
-}
-
-// Entry (i, k) of a cost at i * row + k * column.
-struct Entries {
-  const double* data;
-  int row, column;
-  DEVICE double operator()(int i, int k) const { return data ? data[i * row + k * column] : 0.0; }
-};
-
-// Sums over both axes of a cost, from rows of one side to rows of the other.
-class LogKernel {
- public:
-  // `mean` is memory that all blocks of the group see.
-  DEVICE LogKernel(const Group& group, double* x, double* between, double* mean, double epsilon)
-      : group_(group), x_(x), between_(between), mean_(mean), scale_(1.0 / epsilon) {}
-
-  // x, rows of `from`, becomes log sum exp(x - C / epsilon), rows of `to`. With kMean, x stays and
-  // out(i, j, log sum, mean cost) receives the results.
-  template <bool kMean, class Out>
-  DEVICE void apply(const Side& from, const Side& to, const Entries& c0, const Entries& c1,
-                    Out out) {
-    const int ld = stride_for<double>(from.n0);
-    each_pair(from.rows, to.n1, [&](int i, int j) {
-      const auto h = [&](int k) { return x_[i * from.ld<double>() + k]; };
-      const auto c = [&](int k) { return c1(j, k) * scale_; };
-      const double sum = log_sum_exp(from.n1, h, c);
-      const int at = j * ld + from.first + i;
-      for (int rank = 0; rank < group_.size(); ++rank) *group_.of(rank, between_ + at) = sum;
-      if constexpr (kMean)
-        mean_[at] = mean_under(from.n1, sum, h, c, [&](int k) { return c1(j, k); });
-    });
-    group_.barrier();
-    each_pair(to.rows, to.n1, [&](int i, int j) {
-      const auto h = [&](int k) { return between_[j * ld + k]; };
-      const auto c = [&](int k) { return c0(to.first + i, k) * scale_; };
-      const double sum = log_sum_exp(from.n0, h, c);
-      double mean = 0;
-      if constexpr (kMean)
-        mean = mean_under(from.n0, sum, h, c, [&](int k) {
-          return c0(to.first + i, k) + mean_[j * ld + k];
-        });
-      out(i, j, sum, mean);
-    });
-    group_.barrier();
-  }
-
- private:
-  template <class F>
-  DEVICE static void each_pair(int rows, int columns, F f) {
-    for (int i = thread(); i < rows * columns; i += threads()) f(i / columns, i % columns);
-  }
-
-  const Group& group_;
-  double *x_, *between_, *mean_;
-  double scale_;
-};
-
+// Log sums in logarithms: put() writes an entry of what it sums, forward() and backward() sum.
+template <class Log>
 class LogSolve {
  public:
   DEVICE LogSolve(const Level& level, const Space<double>& space, double* mean, int& parity)
-      : level_(level), space_(space), parity_(parity),
-        kernel_(level.group, space.x, space.between, mean, level.epsilon) {}
+      : level_(level), space_(space), parity_(parity), log_(level, space, mean) {}
 
   // f and g of the level are in nats.
   DEVICE NOINLINE void operator()(Control& control, State& state) {
@@ -99,7 +28,7 @@ class LogSolve {
     for (;;) {
       const bool started = state.next == Phase::kRow;
       add(m, b, g);
-      forward<false>([&](int i, int j, double sum, double) { space_.u[i * n.ld<double>() + j] = sum; });
+      log_.template forward<false>([&](int i, int j, double sum, double) { space_.u[i * n.ld<double>() + j] = sum; });
       if (started) {
         const Marginal row = marginal(n, a, f, space_.u);
         control.mass = row.mass;
@@ -112,7 +41,7 @@ class LogSolve {
       }
       relax(n, f, space_.u, control.w, !started);
       add(n, a, f);
-      backward([&](int i, int j, double sum, double) { space_.v[i * m.ld<double>() + j] = sum; });
+      log_.backward([&](int i, int j, double sum, double) { space_.v[i * m.ld<double>() + j] = sum; });
       relax(m, g, space_.v, control.w, false);
       state.next = Phase::kRow;
       state.column_error = marginal(m, b, g, space_.v).error;
@@ -120,10 +49,12 @@ class LogSolve {
     }
   }
 
-  // x = log a + f, for what comes after the solve.
-  DEVICE void weighted_source() {
+  // log a + f in place, for what comes after the solve.
+  DEVICE void enter_source() {
     add(level_.n,
-        [&](int i, int j) { return level_.mass(level_.a, level_.n.in_grid(i, j)) * level_.scale_a; },
+        [&](int i, int j) {
+          return level_.mass(level_.a, level_.n.in_grid(i, j)) * level_.scale_a;
+        },
         [&](int i, int j) { return level_.f[level_.n.in_grid(i, j)]; });
   }
 
@@ -132,24 +63,11 @@ class LogSolve {
     double error, mass;
   };
 
-  // x = log mass + potential.
+  // log mass + potential in place.
   template <class M, class P>
   DEVICE void add(const Side& s, M mass, P potential) {
-    each(s, [&](int i, int j) { space_.x[i * s.ld<double>() + j] = log(mass(i, j)) + potential(i, j); });
-    block_barrier();
-  }
-  template <bool kMean, class Out>
-  DEVICE void forward(Out out) {
-    const int *n = level_.args.n, *m = level_.args.m;
-    const Entries c0{level_.args.cost[0], m[0], 1}, c1{level_.args.cost[1], m[1], 1};
-    (void)n;
-    kernel_.template apply<kMean>(level_.m, level_.n, c0, c1, out);
-  }
-  template <class Out>
-  DEVICE void backward(Out out) {
-    const int* m = level_.args.m;
-    const Entries c0{level_.args.cost[0], 1, m[0]}, c1{level_.args.cost[1], 1, m[1]};
-    kernel_.template apply<false>(level_.n, level_.m, c0, c1, out);
+    each(s, [&](int i, int j) { log_.put(s, i, j, log(mass(i, j)) + potential(i, j)); });
+    log_.barrier_after_put();
   }
   template <class M, class P>
   DEVICE Marginal marginal(const Side& s, M mass, P potential, const double* sums) {
@@ -179,7 +97,7 @@ class LogSolve {
   template <class M, class P>
   DEVICE double transport_cost(M a, P f) {
     double parts[kSums] = {}, total[kSums];
-    forward<true>([&](int i, int j, double sum, double mean) {
+    log_.template forward<true>([&](int i, int j, double sum, double mean) {
       parts[0] += a(i, j) * exp(least(f(i, j) + sum, 690.0)) * mean;
     });
     level_.group.sum(parts, parity_, total);
@@ -189,7 +107,7 @@ class LogSolve {
   const Level& level_;
   const Space<double>& space_;
   int& parity_;
-  LogKernel kernel_;
+  Log log_;
 };
 
 }  // namespace

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "../control.h"
-#include "scaling.h"
+#include "arrays.h"
 
 namespace {
 
@@ -20,23 +20,6 @@ struct State {
   Domain domain = Domain::kPotentials;
   bool narrow = false;  // the scalings are those of tf32
   double column_error = 0;
-};
-
-// A level of a problem, as one block sees it.
-struct Level {
-  const LevelArguments& args;
-  const Facts& facts;
-  Group group;
-  Side n, m;
-  const void *a, *b;  // masses of the whole grid
-  bool single;        // they are floats
-  double scale_a, scale_b;
-  double epsilon;
-  double *f, *g;  // this block's rows, in place in arrays of the whole grid
-
-  DEVICE double mass(const void* x, int i) const {
-    return single ? double(static_cast<const float*>(x)[i]) : static_cast<const double*>(x)[i];
-  }
 };
 
 // The same as Relaxation of the CPU, for one number; s is old / new = old * S.
@@ -54,12 +37,13 @@ DEVICE inline bool too_fine_for_tf32(double error, double previous) {
   return error < 3e-4 || (error < 1e-2 && error > 0.95 * previous);
 }
 
-template <class T>
+// Product multiplies with exp(-C / epsilon), times exp(shift): put() writes an entry of its operand,
+// and a call leaves S in sums().
+template <class T, class Product>
 class ScalingSolve {
  public:
   DEVICE ScalingSolve(const Level& level, const Space<T>& space, int& parity)
-      : level_(level), space_(space), parity_(parity),
-        kernel_(space, level.args.cost, level.args.n, level.args.m, level.facts) {}
+      : level_(level), space_(space), parity_(parity), product_(level, space) {}
 
   // Takes up f and g of the level; false, with nothing changed, where they are out of range.
   // Leaves them as scalings in float64, of which tf32 may be done with before the solve is.
@@ -68,7 +52,7 @@ class ScalingSolve {
     level_.group.barrier();  // other blocks may still be on what they did alone
     const double middle = start_shift(state);
     if (!(middle < kInf)) return false;
-    shift_ = kernel_.build(level_.epsilon);
+    shift_ = product_.build();
     load(state, middle);
     if constexpr (std::is_same_v<T, float>)
       if (state.next == Phase::kStart) centre();
@@ -77,14 +61,8 @@ class ScalingSolve {
     return true;
   }
 
-  // Factor-wise products for a caller that is done with iterations: x = a u.
-  DEVICE void weighted_source() {
-    each(level_.n, [&](int i, int j) {
-      const int at = i * level_.n.ld<T>() + j;
-      space_.x[at] = as_operand(space_.a[at] * space_.u[at]);
-    });
-    block_barrier();
-  }
+  // The operand a u, for a caller that is done with iterations.
+  DEVICE void enter_source() { enter(level_.n, space_.a, space_.u); }
   // f and g from the arrays of the solve to the level's.
   DEVICE void store(State& state) {
     if (state.next != Phase::kStart) {
@@ -146,45 +124,39 @@ class ScalingSolve {
     each(m, [&](int i, int j) { space_.v[i * m.ld<T>() + j] *= factor; });
   }
 
-  // x = mass * scaling.
+  // The operand mass * scaling.
   DEVICE NOINLINE void enter(const Side& s, const T* mass, const T* scaling) {
-    zero_fill(s, space_.x);
-    block_barrier();
+    product_.clear(s);
+    product_.barrier_after_put();
     each(s, [&](int i, int j) {
       const int at = i * s.ld<T>() + j;
-      space_.x[at] = as_operand(mass[at] * scaling[at]);
+      product_.put(s, i, j, mass[at] * scaling[at]);
     });
-    block_barrier();
+    product_.barrier_after_put();
   }
 
   struct Sums {
     double error, mass, after;
     bool in_range;
   };
-  // x becomes S = K x on the side `to`; sums over it, with what is left from the last update.
-  // old is null where there is no scaling yet.
+  // S of the target's operand or of the source's; sums over it, with what is left from the last
+  // update. old is null where there is no scaling yet.
   DEVICE NOINLINE Sums product_and_sums(bool forward, const T* mass, const T* old) {
-    const Side &from = forward ? level_.m : level_.n, &to = forward ? level_.n : level_.m;
-    const auto matrix = [&](int k, int first) {
-      return forward ? kernel_.forward(k, first) : kernel_.backward(k, first);
-    };
-    last_axis(level_.group, space_, from, matrix(1, 0), to.padded1());
-    level_.group.barrier();
-    const Parts<T> own =
-        first_axis(space_, matrix(0, to.first), from.n0, to, shift_, mass, old);
+    const Parts<T> own = product_(forward, mass, old);
     T parts[kSums] = {own.error, own.mass, after_, own.outside};
     double total[kSums];
     level_.group.sum(parts, parity_, total);
     after_ = 0;
     return {total[0], total[1], total[2], total[3] == 0};
   }
-  // The scaling of a side from S = x, which becomes mass * scaling.
+  // The scaling of a side from S, and from that the next operand.
   DEVICE NOINLINE void update(const Side& s, const T* mass, T* scaling, bool first, double w) {
     const T p = T(w), q = T(2.0 - w), most_ratio = T(1e20);
     const bool plain = first || w == 1.0;
+    const T* const sums = product_.sums();
     each(s, [&](int i, int j) {
       const int at = i * s.ld<T>() + j;
-      const T S = space_.x[at], product = first ? T(1) : scaling[at] * S;
+      const T S = sums[at], product = first ? T(1) : scaling[at] * S;
       const T next = plain ? reciprocal(S)
                            : relaxed(S, product < most_ratio ? product : most_ratio, p, q);
       if (!plain) {
@@ -192,9 +164,9 @@ class ScalingSolve {
         after_ += mass[at] * (ratio > 1 ? ratio - 1 : 1 - ratio);
       }
       scaling[at] = next;
-      space_.x[at] = as_operand(mass[at] * next);
+      product_.put(s, i, j, mass[at] * next);
     });
-    block_barrier();
+    product_.barrier_after_put();
   }
 
   DEVICE void iterate(Control& control, State& state, bool judges) {
@@ -234,9 +206,9 @@ class ScalingSolve {
           state.next = Phase::kDone;
           return;
         }
-        // The cost took x for itself.
+        // The cost took kernel and operand for itself.
         if (each_time) {
-          kernel_.build(level_.epsilon);
+          product_.build();
           enter(m, space_.b, space_.v);
           product_and_sums(true, space_.a, nullptr);
         }
@@ -257,32 +229,16 @@ class ScalingSolve {
     return true;
   }
 
-  // <C, P> right after a product forward: one product for each axis, weighted there with its cost.
-  // Leaves the kernel weighted and x overwritten.
+  // <C, P> right after a product forward; leaves kernel and operand in disorder.
   DEVICE NOINLINE double transport_cost() {
-    const Side &n = level_.n, &m = level_.m;
-    kernel_.weight();
-    block_barrier();
-    T cost = weighted_sum();
-    enter(m, space_.b, space_.v);
-    level_.group.barrier();  // everyone is done with what stands between the axes
-    last_axis(level_.group, space_, m, kernel_.forward(1, 0), n.padded1());
-    level_.group.barrier();
-    kernel_.build(level_.epsilon);
-    block_barrier();
-    cost += weighted_sum();
-    return level_.group.sum(cost, parity_);
-  }
-  DEVICE T weighted_sum() {
-    return first_axis(space_, kernel_.forward(0, level_.n.first), level_.m.n0, level_.n, shift_,
-                      space_.a, space_.u)
-        .mass;
+    const T own = product_.cost([this] { enter(level_.m, space_.b, space_.v); });
+    return level_.group.sum(own, parity_);
   }
 
   const Level& level_;
   const Space<T>& space_;
   int& parity_;
-  GibbsKernel<T> kernel_;
+  Product product_;
   double shift_ = 0;
   T after_ = 0;  // this thread's part of the error that the last update left
 };

@@ -111,9 +111,7 @@ def test_ledger_takes_the_rows_of_a_run(results):
     solver = "sinkhorn_separable (triton)"
     run = {
         "benchmarks": [entry("separable_lse, graph", "unot_fast", 64, 1e-6, **kernel)],
-        "failed": [
-            {"name": f"{solver}, n=16, B=1", "reason": "AssertionError: error"}
-        ],
+        "failed": [{"name": f"{solver}, n=16, B=1", "reason": "AssertionError: error"}],
         "machine_info": {"gpu": "A GPU"},
         "commit_info": {"id": "0123456789abcdef"},
     }

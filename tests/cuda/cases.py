@@ -14,8 +14,8 @@ from torch.library import opcheck
 
 import unot_fast
 from tests.conftest import adversarial, normalised
-from unot_fast import Grid, Pyramid
-from unot_fast.ops import _cuda, sinkhorn_separable
+from unot_fast import Grid, Pyramid, Sphere
+from unot_fast.ops import _cuda, sinkhorn_separable, stationary_lse
 from unot_fast.solver import multiscale
 
 EMULATED = "UNOT_FAST_EMULATOR" in os.environ
@@ -240,6 +240,66 @@ def test_large_grids(n):
         out = sinkhorn(x, y, Grid(n), 0.05, backend="cuda", **options)
         truth = sinkhorn(a, b, Grid(n), 0.05, **options)
         assert_same(out, truth, 0.05, 1e-9 if x.dtype == torch.float64 else 2e-3)
+
+
+LINES = {
+    "distances": lambda: Grid((9, 13), "euclidean"),
+    "distances in 1-D": lambda: Grid((20,), "euclidean"),
+    "distances in 3-D": lambda: Grid((4, 5, 6), "euclidean"),
+    "rows of many tiles": lambda: Grid((37, 33), "euclidean"),
+    "sphere": lambda: Sphere(12, 24),
+    "chords": lambda: Sphere(7, 14, "chordal", grid="legendre-gauss"),
+    "published sphere": lambda: Sphere.published(17),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+@pytest.mark.parametrize("eps", [1e-3, 0.02, 1.0])
+def test_costs_of_a_shift(name, eps):
+    geom = LINES[name]()
+    a, b = adversarial(geom.shape, geom.target_shape)
+    a, b = a[[0, 1, 5]], b[[0, 1, 5]]
+    for options in (
+        {"tol": 0.0, "max_iter": 2, "overrelaxation": 1.0, "init": "zeros"},
+        {"tol": 1e-3, "max_iter": 4, "criterion": "cost", "init": "zeros"},
+        {"tol": 1e-4, "max_iter": 6},
+    ):
+        out = sinkhorn(a, b, geom, eps, backend="cuda", **options)
+        truth = sinkhorn(a, b, geom, eps, **options)
+        assert_same(out, truth, eps)
+        assert torch.equal(out.n_iters, truth.n_iters)
+        assert torch.equal(out.log_domain, truth.log_domain)
+        single = sinkhorn(a.float(), b.float(), geom, eps, backend="cuda", **options)
+        assert bool(single.f.isfinite().all() & single.g.isfinite().all())
+        assert torch.allclose(single.cost.double(), truth.cost, atol=2e-3 * geom.max_cost)
+
+
+def test_costs_of_a_shift_in_clusters(cluster):
+    a, b = measures((37, 20), (37, 20), 2)
+    geom = Grid((37, 20), "euclidean")
+    for eps in (1e-3, 0.02):
+        options = {"tol": 0.0, "max_iter": 2, "overrelaxation": 1.5, "init": "zeros"}
+        out = sinkhorn(a, b, geom, eps, backend="cuda", **options)
+        assert_same(out, sinkhorn(a, b, geom, eps, **options), eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("step", [1, 2])
+def test_log_sum_of_a_shift(dtype, step):
+    rows, n, m = (3, 5), 17, 8
+    h = 20 * torch.randn(2, rows[1], m, dtype=torch.float64)
+    h[0][..., ::2] = -torch.inf
+    table = torch.rand(4, n + step * (m - 1), dtype=torch.float64)
+    row_class = torch.randint(4, rows, dtype=torch.int32)
+    epsilon = torch.tensor([1e-3, 0.5], dtype=torch.float64)
+    shape = (rows[0], n)
+    truth = stationary_lse(h, table, row_class, step, shape, epsilon, backend="reference")
+    inputs = (x.to(DEVICE) for x in (h.to(dtype), table, row_class))
+    h, table, row_class = inputs
+    out = stationary_lse(h, table, row_class, step, shape, epsilon.to(DEVICE), backend="cuda")
+    assert out.dtype == dtype
+    tolerance = 1e-10 if dtype == torch.float64 else 1e-3
+    assert torch.allclose(out.double().cpu(), truth, rtol=1e-6, atol=tolerance)
 
 
 def test_what_is_too_large_says_so():

@@ -19,8 +19,8 @@ def test_kernels_in_the_emulator(tmp_path):
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs g++ on Linux")
     library = tmp_path / "emulator.so"
-    source = ROOT / "csrc" / "cuda" / "sinkhorn_separable.cu"
-    subprocess.run([compiler, *FLAGS, *WARNINGS, str(source), "-o", str(library)], check=True)
+    sources = sorted(map(str, (ROOT / "csrc" / "cuda").glob("*.cu")))
+    subprocess.run([compiler, *FLAGS, *WARNINGS, *sources, "-o", str(library)], check=True)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CASES)],
         env=os.environ | {"UNOT_FAST_EMULATOR": str(library)},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -28,6 +29,10 @@ class _Level(ctypes.Structure):
     )
 
 
+class _Lines(ctypes.Structure):
+    _fields_ = (("table", _pointer), ("class_of", _pointer), ("classes", _int), ("length", _int))
+
+
 class _Room(ctypes.Structure):
     _fields_ = (("offsets", _i64 * 8), ("in_scratch", ctypes.c_uint))
 
@@ -46,6 +51,7 @@ class _Arguments(ctypes.Structure):
         *((name, _pointer) for name in ("n_iters", "converged", "log_domain", "coarse_work")),
         ("levels", _int),
         ("level", _Level * (_MOST_LEVELS + 1)),
+        ("lines", _Lines),
         ("x", _pointer * 2),
         ("y", _pointer * 2),
         ("start", _int),
@@ -56,6 +62,15 @@ class _Arguments(ctypes.Structure):
         ("scratch", _pointer),
         *((name, _i64) for name in ("per_block", "at_f", "at_g", "at_masses", "at_mean")),
         ("next_problem", _pointer),
+    )
+
+
+class _Lse(ctypes.Structure):
+    _fields_ = (
+        ("batch", _i64),
+        *((name, _int) for name in ("rows", "length", "rows_in", "length_in", "single")),
+        *((name, _int) for name in ("classes", "table_length", "step")),
+        *((name, _pointer) for name in ("table", "class_of", "h", "epsilon", "out")),
     )
 
 
@@ -76,18 +91,31 @@ def supports(shape: tuple[int, ...], target_shape: tuple[int, ...], device: torc
         return False
     arguments = _Arguments(batch=1)
     _set_shape(arguments.level[0], shape, target_shape)
-    code = _plan(arguments, device, False)[0]
+    code = _plan("sinkhorn_separable", arguments, device, False)[0]
     if code != _TOO_LARGE:
         _check(code)
     return code != _TOO_LARGE
 
 
-def _plan(arguments: _Arguments, device: torch.device, same_axes: bool) -> tuple[int, _Plan]:
+def _plan(
+    name: str, arguments: _Arguments, device: torch.device, same_axes: bool
+) -> tuple[int, _Plan]:
     plan = _Plan()
-    code = cuda_library().sinkhorn_separable_plan(
+    code = _function(f"{name}_plan")(
         ctypes.byref(arguments), device.index or 0, same_axes, _CLUSTER, ctypes.byref(plan)
     )
     return code, plan
+
+
+@functools.cache
+def _function(name: str):
+    function = cuda_library()[name]
+    function.argtypes = {
+        "plan": (_pointer, _int, _int, _int, _pointer),
+        "launch": (_pointer, _pointer, _int, _pointer, _pointer),
+        "lse_launch": (_pointer, _int, _pointer),
+    }["lse_launch" if name.endswith("lse_launch") else name.rpartition("_")[2]]
+    return function
 
 
 def sinkhorn_separable(
@@ -97,7 +125,59 @@ def sinkhorn_separable(
     costs = [c.to(a.device, torch.float64).contiguous() for c in costs]
     _set_shape(arguments.level[0], a.shape[1:], b.shape[1:])
     _set_pointers(arguments.level[0].cost, (c.data_ptr() for c in costs))
-    return _solve(arguments, a, b, epsilon, g, _same_axes(costs), options, costs)[:-1]
+    results = _solve(
+        "sinkhorn_separable", arguments, a, b, epsilon, g, _same_axes(costs), options, costs
+    )
+    return results[:-1]
+
+
+def sinkhorn_stationary(
+    a: Tensor,
+    b: Tensor,
+    table: Tensor,
+    row_class: Tensor,
+    epsilon: Tensor,
+    g: Tensor,
+    *options,
+) -> tuple[Tensor, ...]:
+    arguments = _Arguments(start=0)
+    table, row_class = _lines(table, row_class, a.device)
+    rows = (math.prod(x.shape[1:-1]) for x in (a, b))
+    shapes = [(n, x.shape[-1]) for n, x in zip(rows, (a, b), strict=True)]
+    _set_shape(arguments.level[0], *shapes)
+    arguments.lines = _Lines(table.data_ptr(), row_class.data_ptr(), *table.shape)
+    keep = table, row_class
+    return _solve("sinkhorn_stationary", arguments, a, b, epsilon, g, False, options, keep)[:-1]
+
+
+def stationary_lse(
+    h: Tensor, table: Tensor, row_class: Tensor, step: int, shape: Sequence[int], epsilon: Tensor
+) -> Tensor:
+    dtype, device = h.dtype, h.device
+    h = h.detach().to(torch.float32 if dtype is torch.float32 else torch.float64).contiguous()
+    epsilon = epsilon.detach().to(device, torch.float64).contiguous()
+    table, row_class = _lines(table, row_class, device)
+    out = h.new_empty((h.shape[0], *shape))
+    if out.numel():
+        arguments = _Lse(
+            h.shape[0],
+            *(row_class.shape[0], shape[-1], row_class.shape[1], h.shape[-1]),
+            h.dtype is torch.float32,
+            *(*table.shape, step),
+            *(t.data_ptr() for t in (table, row_class, h, epsilon, out)),
+        )
+        launch = _function("stationary_lse_launch")
+        _check(launch(ctypes.byref(arguments), device.index or 0, _stream(device)))
+    return out.to(dtype)
+
+
+def _lines(table: Tensor, row_class: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    table = table.detach().to(device, torch.float64).contiguous()
+    return table, row_class.to(device, torch.int32).contiguous()
+
+
+def _stream(device: torch.device) -> int | None:
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else None
 
 
 def sinkhorn_multiscale(
@@ -151,7 +231,8 @@ def sinkhorn_multiscale(
     ones = (1,) * d
     _set_pointers(arguments.x, take(fine_n, ones))
     _set_pointers(arguments.y, take(fine_m, ones))
-    return _solve(arguments, a, b, epsilon, None, same_axes, options, (costs, matrices))
+    keep = costs, matrices
+    return _solve("sinkhorn_separable", arguments, a, b, epsilon, None, same_axes, options, keep)
 
 
 def _same_axes(costs: Sequence[Tensor]) -> bool:
@@ -169,6 +250,7 @@ def _set_pointers(field: ctypes.Array, pointers: Sequence[int] | Iterator[int]) 
 
 
 def _solve(
+    name: str,
     arguments: _Arguments,
     a: Tensor,
     b: Tensor,
@@ -200,10 +282,10 @@ def _solve(
     arguments.a, arguments.b, arguments.epsilon = (t.data_ptr() for t in (a, b, epsilon))
     arguments.tol, arguments.criterion = tol, {"marginal": 0, "cost": 1}[criterion]
     arguments.max_iter, arguments.overrelaxation = max_iter, overrelaxation or 0.0
-    for (name, _), result in zip(_Arguments._fields_[10:19], results, strict=True):
-        setattr(arguments, name, result.data_ptr())
+    for (field, _), result in zip(_Arguments._fields_[10:19], results, strict=True):
+        setattr(arguments, field, result.data_ptr())
 
-    code, plan = _plan(arguments, device, same_axes)
+    code, plan = _plan(name, arguments, device, same_axes)
     if code == _TOO_LARGE:
         raise ValueError(
             f"grids of {tuple(a.shape[1:])} and {tuple(b.shape[1:])} are too large for the "
@@ -211,16 +293,9 @@ def _solve(
         )
     _check(code)
     scratch = torch.empty(plan.scratch_bytes, dtype=torch.uint8, device=device)
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else None
-    _check(
-        cuda_library().sinkhorn_separable_launch(
-            ctypes.byref(arguments),
-            ctypes.byref(plan),
-            device.index or 0,
-            scratch.data_ptr(),
-            stream,
-        )
-    )
+    references = ctypes.byref(arguments), ctypes.byref(plan)
+    launch = _function(f"{name}_launch")
+    _check(launch(*references, device.index or 0, scratch.data_ptr(), _stream(device)))
     return results
 
 

@@ -76,20 +76,6 @@ def cuda_library() -> ctypes.CDLL | None:
             return None
         path = spec.origin
     library = ctypes.CDLL(path)
-    library.sinkhorn_separable_plan.argtypes = (
-        ctypes.c_void_p,
-        ctypes.c_int,
-        ctypes.c_int,
-        ctypes.c_int,
-        ctypes.c_void_p,
-    )
-    library.sinkhorn_separable_launch.argtypes = (
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_int,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-    )
     library.unot_fast_error.restype = ctypes.c_char_p
     library.unot_fast_architectures.restype = ctypes.c_char_p
     return library

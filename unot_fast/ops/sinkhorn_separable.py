@@ -176,7 +176,7 @@ def sinkhorn_separable(
     overrelaxation : float or None
         Weight in [1, 2), or None to adapt it per problem.
     backend : str
-        ``"cpu"``, ``"triton"`` or ``"reference"``.
+        ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"reference"``.
 
     Returns
     -------

@@ -25,6 +25,7 @@ torch.library.define(
 
 _MODULES = {
     "cpu": "unot_fast.ops._cpu",
+    "cuda": "unot_fast.ops._cuda",
     "reference": "unot_fast.reference.sinkhorn_stationary",
 }
 
@@ -98,7 +99,7 @@ def sinkhorn_stationary(
     tol, criterion, max_iter, overrelaxation
         As there.
     backend : str
-        ``"cpu"`` or ``"reference"``.
+        ``"cpu"``, ``"cuda"`` or ``"reference"``.
 
     Returns
     -------

@@ -18,6 +18,7 @@ torch.library.define(
 
 _MODULES = {
     "cpu": "unot_fast.ops._cpu",
+    "cuda": "unot_fast.ops._cuda",
     "reference": "unot_fast.reference.stationary_lse",
 }
 
@@ -59,7 +60,7 @@ def stationary_lse(
     epsilon : Tensor, shape (B,)
         Positive regularisation, in units of cost.
     backend : str
-        ``"cpu"`` or ``"reference"``.
+        ``"cpu"``, ``"cuda"`` or ``"reference"``.
 
     Returns
     -------

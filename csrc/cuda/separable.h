@@ -1,46 +1,9 @@
 // exp(-C / epsilon) of a separable cost, as products with one matrix per axis.
 #pragma once
 
-#include "../range.h"
-#include "grid.h"
+#include "arrays.h"
 
 namespace {
-
-// The largest entry of each of a pair of matrices, and whether they are symmetric.
-struct Facts {
-  double largest[2];
-  bool symmetric[2];
-
-  DEVICE double total() const { return largest[0] + largest[1]; }
-};
-
-// Whether the scaling domain can hold a cost at all.
-template <class T>
-DEVICE bool fits(const Facts& facts, double epsilon) {
-  return factor_shift<T>(facts.largest[0], epsilon) + factor_shift<T>(facts.largest[1], epsilon) <=
-             Range<T>::shift &&
-         facts.total() < Range<T>::total * epsilon;
-}
-
-// The arrays of one precision.
-template <class T>
-struct Space {
-  T *x, *between;  // operand and result of a product, and what stands between its axes
-  T* kernel[2];
-  bool kernel_shared[2];  // rather than in scratch
-  T *u, *v, *a, *b;
-
-  DEVICE Space(const Room& room, char* shared, char* scratch) {
-    int bit = 0;
-    const auto at = [&](int64_t offset) {
-      return reinterpret_cast<T*>((room.in_scratch >> bit++ & 1 ? scratch : shared) + offset);
-    };
-    x = at(room.x), between = at(room.between);
-    for (int k = 0; k < 2; ++k) kernel_shared[k] = !(room.in_scratch >> (2 + k) & 1);
-    kernel[0] = at(room.kernel[0]), kernel[1] = at(room.kernel[1]);
-    u = at(room.u), v = at(room.v), a = at(room.a), b = at(room.b);
-  }
-};
 
 // exp(-C_k / epsilon) for both axes, scaled up by a shift. Costs are (rows[k], columns[k]).
 template <class T>
@@ -132,42 +95,74 @@ DEVICE NOINLINE void last_axis(const Group& group, const Space<T>& space, const 
   });
 }
 
-// This thread's part of sums over S, the result of a product, and old, the scaling there so far.
-template <class T>
-struct Parts {
-  T error = 0;  // mass |old S - 1|
-  T mass = 0;   // mass old S
-  T outside = 0;  // entries of S that are out of range
-};
-
 // Second half: x = this block's rows of the matrix of the first axis by space.between. old is null
 // where there is none.
 template <class T>
 DEVICE NOINLINE Parts<T> first_axis(const Space<T>& space, const Operand<T>& matrix, int depth,
                                     const Side& to, double shift, const T* mass, const T* old) {
-  const T tiny = T(Range<T>::tiny * exp(shift)), huge = T(Range<T>::huge), most_ratio = T(1e20);
   const Operand<T> between{in_shared(space.between), stride_for<T>(depth)};
-  Parts<T> parts;
-  const auto out = [&](int i, int j, T first, T second) {
-    const int at = i * to.ld<T>() + j;
-    *reinterpret_cast<Pair<T>*>(in_shared(space.x) + at) = {first, second};
-    if (i >= to.rows) return;
-    const auto take = [&](T S, int q) {
-      if (j + q >= to.n1) return;
-      parts.outside += !(S > tiny && S < huge);
-      if (!old) return;
-      const T product = old[at + q] * S, ratio = product < most_ratio ? product : most_ratio;
-      parts.error += mass[at + q] * (ratio > 1 ? ratio - 1 : 1 - ratio);
-      parts.mass += mass[at + q] * ratio;
-    };
-    take(first, 0);
-    take(second, 1);
-  };
+  Collector<T> collect(to, in_shared(space.x), shift, mass, old);
+  const auto out = [&](int i, int j, T first, T second) { collect(i, j, first, second); };
   with_access(matrix, [&](auto access, const Operand<T>& found) {
     product<decltype(access)::value, kInShared<T>>(found, between, to.padded_rows, to.padded1(),
                                                    padded(depth), out);
   });
-  return parts;
+  return collect.parts;
 }
+
+// The products of a solve in the scaling domain. space.x holds their operand, and then S.
+template <class T>
+class SeparableProduct {
+ public:
+  DEVICE SeparableProduct(const Level& level, const Space<T>& space)
+      : level_(level), space_(space),
+        kernel_(space, level.args.cost, level.args.n, level.args.m, level.facts) {}
+
+  DEVICE double build() { return shift_ = kernel_.build(level_.epsilon); }
+  DEVICE T* sums() const { return space_.x; }
+  DEVICE void clear(const Side& s) const { zero_fill(s, space_.x); }
+  DEVICE void put(const Side& s, int i, int j, T value) const {
+    space_.x[i * s.ld<T>() + j] = as_operand(value);
+  }
+  DEVICE void barrier_after_put() const { block_barrier(); }
+
+  DEVICE Parts<T> operator()(bool forward, const T* mass, const T* old) {
+    const Side &from = forward ? level_.m : level_.n, &to = forward ? level_.n : level_.m;
+    const auto matrix = [&](int k, int first) {
+      return forward ? kernel_.forward(k, first) : kernel_.backward(k, first);
+    };
+    last_axis(level_.group, space_, from, matrix(1, 0), to.padded1());
+    level_.group.barrier();
+    return first_axis(space_, matrix(0, to.first), from.n0, to, shift_, mass, old);
+  }
+
+  // This thread's part of <C, P> right after a product forward: one product for each axis,
+  // weighted there with its cost. enter() puts the operand in place again.
+  template <class Enter>
+  DEVICE T cost(Enter enter) {
+    kernel_.weight();
+    block_barrier();
+    T sum = weighted_sum();
+    enter();
+    level_.group.barrier();  // everyone is done with what stands between the axes
+    last_axis(level_.group, space_, level_.m, kernel_.forward(1, 0), level_.n.padded1());
+    level_.group.barrier();
+    kernel_.build(level_.epsilon);
+    block_barrier();
+    return sum + weighted_sum();
+  }
+
+ private:
+  DEVICE T weighted_sum() {
+    return first_axis(space_, kernel_.forward(0, level_.n.first), level_.m.n0, level_.n, shift_,
+                      space_.a, space_.u)
+        .mass;
+  }
+
+  const Level& level_;
+  const Space<T>& space_;
+  GibbsKernel<T> kernel_;
+  double shift_ = 0;
+};
 
 }  // namespace

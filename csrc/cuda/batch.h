@@ -1,10 +1,26 @@
 // A batch of problems on one geometry: pyramid, solve and results of a problem in one place.
 #pragma once
 
+#include "lines.h"
 #include "log_domain.h"
+#include "separable.h"
+#include "separable_log.h"
 #include "start.h"
 
 namespace {
+
+struct SeparableCost {
+  template <class T>
+  using Product = SeparableProduct<T>;
+  using Log = SeparableLog;
+  static constexpr bool kLevels = true;
+};
+struct LineCost {
+  template <class T>
+  using Product = LineProduct<T>;
+  using Log = LineLog;
+  static constexpr bool kLevels = false;
+};
 
 // What every thread of a block shares beside the arrays.
 struct Shared {
@@ -14,6 +30,9 @@ struct Shared {
 };
 constexpr int64_t kSharedBytes = (sizeof(Shared) + 127) / 128 * 128;
 
+// Cost::Product<T> and Cost::Log are those of ScalingSolve and LogSolve; kLevels says whether there
+// can be coarser levels.
+template <class Cost>
 class BatchSolver {
  public:
   DEVICE BatchSolver(const Arguments& args, Shared& shared)
@@ -41,8 +60,17 @@ class BatchSolver {
   }
 
  private:
-  // Each warp looks through some of the matrices.
   DEVICE NOINLINE void find_facts() {
+    if constexpr (!Cost::kLevels) {
+      const LineArguments& lines = args_.lines;
+      double top = 0;
+      for (int i = thread(); i < lines.classes * lines.length; i += threads())
+        top = most(top, lines.table[i]);
+      shared_.cost[0] = {{alone_.largest(top, parity_), 0.0}, {false, false}};
+      block_barrier();
+      return;
+    }
+    // Each warp looks through some of the matrices.
     const int count = 4 * args_.levels + 2;
     for (int q = warp(); q < count; q += warps()) {
       const int l = q / 4, k = q % 2;
@@ -162,6 +190,7 @@ class BatchSolver {
       const Group group = group_of(l);
       const LevelArguments& own = args_.level[l];
       const Level level{own,
+                        args_.lines,
                         shared_.cost[l],
                         group,
                         Side(own.n, group),
@@ -187,6 +216,10 @@ class BatchSolver {
     }
   }
 
+  template <class T>
+  using Scaling = ScalingSolve<T, typename Cost::template Product<T>>;
+  using InLogs = LogSolve<typename Cost::Log>;
+
   // The level, and from it the start of the next finer one.
   DEVICE void solve_level(const Level& level, int l, double next, Control& control, State& state) {
     if (args_.precision != kDouble && fits<float>(level.facts, level.epsilon) &&
@@ -198,9 +231,10 @@ class BatchSolver {
       return;
     if (state.next == Phase::kDone && l == 0) return;
     to_nats(level, state);
-    LogSolve solve(level, space<double>(), mean(level.group), parity_);
+    InLogs solve(level, space<double>(), mean(level.group), parity_);
     if (state.next != Phase::kDone) solve(control, state);
-    if (l) prolong_potentials(level, l, next, solve, state);
+    if constexpr (Cost::kLevels)
+      if (l) prolong_potentials(level, l, next, solve, state);
   }
   DEVICE double* mean(const Group& group) const {
     char* scratch = group.size() == 1 ? scratch_ : scratch_of_first_;
@@ -212,10 +246,11 @@ class BatchSolver {
   DEVICE NOINLINE bool in_scalings(const Level& level, int l, double next, Control& control, State& state,
                           bool judges) {
     const Space<T> arrays = space<T>();
-    ScalingSolve<T> solve(level, arrays, parity_);
+    Scaling<T> solve(level, arrays, parity_);
     if (!solve(control, state, judges)) return false;
-    if (l && state.next == Phase::kDone && prolong_scalings(level, l, next, arrays, solve, state))
-      return true;
+    if constexpr (Cost::kLevels)
+      if (l && state.next == Phase::kDone && prolong_scalings(level, l, next, arrays, solve, state))
+        return true;
     solve.store(state);
     return false;
   }
@@ -234,13 +269,13 @@ class BatchSolver {
   // epsilon does not change. False, with nothing changed, where the sums leave the range.
   template <class T>
   DEVICE NOINLINE bool prolong_scalings(const Level& level, int l, double next, const Space<T>& arrays,
-                               ScalingSolve<T>& solve, State& state) {
+                               Scaling<T>& solve, State& state) {
     const Facts& facts = shared_.prolongation[l];
     if (!fits<T>(facts, level.epsilon)) return false;
     const LevelArguments& finer = args_.level[l - 1];
     const Group group = group_of(l - 1);
     const Side to(finer.m, group);
-    solve.weighted_source();
+    solve.enter_source();
     GibbsKernel<T> kernel(arrays, level.args.prolongation, finer.m, level.args.n, facts);
     const double shift = kernel.build(level.epsilon);
     block_barrier();
@@ -262,15 +297,15 @@ class BatchSolver {
     block_barrier();
     return true;
   }
-  DEVICE NOINLINE void prolong_potentials(const Level& level, int l, double next, LogSolve& solve,
+  DEVICE NOINLINE void prolong_potentials(const Level& level, int l, double next, InLogs& solve,
                                  State& state) {
     const Space<double> arrays = space<double>();
     const LevelArguments& finer = args_.level[l - 1];
     const Side to(finer.m, group_of(l - 1));
-    solve.weighted_source();
+    solve.enter_source();
     const double* const* cost = level.args.prolongation;
     const Entries c0{cost[0], level.args.n[0], 1}, c1{cost[1], level.args.n[1], 1};
-    LogKernel(level.group, arrays.x, arrays.between, nullptr, level.epsilon)
+    SeparableLog(level, arrays, nullptr)
         .apply<false>(level.n, to, c0, c1, [&](int i, int j, double sum, double) {
           level.g[to.in_grid(i, j)] = -sum * level.epsilon / next;
         });
