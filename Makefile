@@ -28,8 +28,11 @@ format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The wheel for H100 and H200: needs nvcc, no GPU. Without nvcc `pip wheel .` makes one for the CPU.
 wheel: $(VENV)/.test
-	$(BIN)/python -m pip wheel --no-deps -w dist .
+	rm -rf dist
+	$(BIN)/python -m pip wheel --no-deps --no-build-isolation -w dist .
+	$(BIN)/python .ci/check_wheel.py dist/unot_fast-*.whl
 
 clean:
 	rm -rf $(VENV) build dist out *.egg-info unot_fast/*.so .pytest_cache .ruff_cache .benchmarks .hypothesis

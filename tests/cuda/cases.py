@@ -247,6 +247,7 @@ LINES = {
     "distances in 1-D": lambda: Grid((20,), "euclidean"),
     "distances in 3-D": lambda: Grid((4, 5, 6), "euclidean"),
     "rows of many tiles": lambda: Grid((37, 33), "euclidean"),
+    "a function": lambda: Grid((8, 11), lambda d: d.square().sum(-1) + 0.3 * torch.relu(d[..., 1])),
     "sphere": lambda: Sphere(12, 24),
     "chords": lambda: Sphere(7, 14, "chordal", grid="legendre-gauss"),
     "published sphere": lambda: Sphere.published(17),

@@ -95,7 +95,7 @@ def test_euclidean_cost_between_unequal_spacings():
     grid = Grid((4, 4), "euclidean", target=(3, 3))
     assert grid.structure is Structure.DENSE
     assert grid.cost_matrix().shape == (16, 9)
-    with pytest.raises(ValueError, match="geom: cost='euclidean' needs points"):
+    with pytest.raises(ValueError, match="geom: a cost that is no sum over the axes needs points"):
         _ = grid.lines
 
 
@@ -121,3 +121,35 @@ def test_euclidean_cost_between_unequal_spacings():
 def test_bad_arguments_are_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
         Grid(**kwargs)
+
+
+def lopsided(d):
+    """Cheaper to the right, dearer far away, and not symmetric."""
+    return d.square().sum(-1).sqrt() + 0.5 * torch.relu(d[..., -1]) + 0.1 * d[..., 0].abs()
+
+
+@pytest.mark.parametrize(
+    ("shape", "target"), [((7,), None), ((5, 6), None), ((3, 4, 5), None), ((4, 6), (6, 6))]
+)
+def test_cost_of_a_displacement(shape, target):
+    grid = Grid(shape, lopsided, target=target)
+    assert grid.structure is Structure.STATIONARY
+    lines, (n, m) = grid.lines, (grid.shape[-1], grid.target_shape[-1])
+    matrix = dense(lines, n, m)
+    assert torch.allclose(matrix, grid.cost_matrix(), atol=1e-14)
+    assert torch.allclose(grid.cost_matrix(torch.tensor([2])), matrix[2:3])
+    assert grid.max_cost == pytest.approx(float(matrix.max()))
+    level = grid.halved()
+    points, cells = grid.points("target"), level.geom.points("source")
+    d = cells.reshape(1, -1, len(shape)) - points.reshape(-1, 1, len(shape))
+    coarse = dense(level.prolongation, m, level.geom.shape[-1])
+    assert torch.allclose(coarse, lopsided(d), atol=1e-14)
+
+
+def test_bad_functions_are_refused():
+    with pytest.raises(ValueError, match="cost must return finite costs"):
+        Grid((4, 4), lambda d: d.sum(-1))
+    with pytest.raises(ValueError, match="cost must map displacements"):
+        Grid((4, 4), lambda d: d)
+    with pytest.raises(ValueError, match="equally spaced"):
+        Grid((4, 4), lopsided, target=(4, 5))

@@ -147,3 +147,22 @@ def test_one_epsilon_for_all_gets_the_sum():
     for x in (one, each):
         unot_fast.sinkhorn(a, b, grid, x, tol=1e-12).cost.sum().backward()
     assert torch.allclose(one.grad, each.grad.sum())
+
+
+@pytest.mark.parametrize("kind", ["sqeuclidean", "euclidean"])
+def test_many_cotangents_in_one_call(kind):
+    """All cotangents of the potentials go through one batched linear solve."""
+    grid = Grid((3, 4), kind)
+    a, b = (measure(torch.randn(2, 3, 4, dtype=torch.float64)) for _ in "ab")
+
+    eps = torch.tensor([0.3, 0.2], dtype=torch.float64, requires_grad=True)
+    g = unot_fast.sinkhorn(a.requires_grad_(), b, grid, eps, tol=1e-13).g
+
+    def pull(cotangent):
+        return torch.autograd.grad(g, (a, eps), cotangent, retain_graph=True)
+
+    cotangents = torch.randn(5, *g.shape, dtype=torch.float64)
+    together = torch.vmap(pull)(cotangents)
+    one_by_one = zip(*map(pull, cotangents), strict=True)
+    for x, y in zip(together, one_by_one, strict=True):
+        assert torch.allclose(x, torch.stack(y), atol=1e-9)

@@ -9,10 +9,18 @@ from torch.autograd import gradcheck
 from tests.conftest import adversarial, normalised
 from unot_fast import Grid, Sphere, sinkhorn
 
+
+def lopsided(d):
+    """A function of the displacement that is not symmetric."""
+    return d.abs().pow(1.5).sum(-1) + 0.5 * torch.relu(d[..., -1]) + 0.1 * d[..., 0].abs()
+
+
 GEOMETRIES = [
     Grid((6, 7), "euclidean"),
     Grid((5, 8), "euclidean", spacing=0.1, target=Grid((7, 6), spacing=0.1)),
     Grid((3, 4, 4), "euclidean"),
+    Grid((5, 7), lopsided),
+    Grid((9,), lopsided, target=9),
     Sphere(6, 8),
     Sphere.published(7),
 ]
@@ -53,6 +61,7 @@ def test_plan_and_what_is_made_of_it(geom, eps):
         Grid((30, 40), "euclidean"),
         Grid((33,), "euclidean"),
         Grid((13, 14, 12), "euclidean"),
+        Grid((24, 30), lopsided),
         Sphere(16, 30),
         Sphere(15, 25, grid="legendre-gauss"),
         Sphere.published(24),
@@ -177,5 +186,5 @@ def test_what_is_for_other_costs_is_refused(geom, monkeypatch):
 def test_unequal_spacing_is_refused():
     geom = Grid((4, 4), "euclidean", target=(3, 3))
     a, b = torch.rand(4, 4), torch.rand(3, 3)
-    with pytest.raises(ValueError, match="geom: cost='euclidean' needs points"):
+    with pytest.raises(ValueError, match="geom: a cost that is no sum over the axes needs points"):
         sinkhorn(a, b, geom, 0.1, normalize=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,22 +11,25 @@ from torch import Tensor
 from unot_fast.geometry.base import Coarser, Geometry, Structure
 from unot_fast.geometry.lines import CELL_BLUR, LineCost, pairs
 
+Displacement = Callable[[Tensor], Tensor]
 COSTS = ("sqeuclidean", "lp", "euclidean")
 
 
 class Grid(Geometry):
-    r"""A grid of 1, 2 or 3 axes with the cost :math:`|x - y|_p^p = \sum_k |x_k - y_k|^p` or
-    :math:`|x - y|`.
+    r"""A grid of 1, 2 or 3 axes with the cost :math:`|x - y|_p^p = \sum_k |x_k - y_k|^p`,
+    :math:`|x - y|` or any function of :math:`x - y`.
 
     Parameters
     ----------
     shape : int or sequence of int
         Points along each axis; any lengths.
-    cost : {"sqeuclidean", "lp", "euclidean"}
+    cost : {"sqeuclidean", "lp", "euclidean"} or callable
         ``"sqeuclidean"`` is p = 2: the squared Euclidean distance, not halved. ``"lp"`` takes
         ``p`` from the argument of that name; p = 1 is the city-block distance. ``"euclidean"`` is
         the Euclidean distance, which is no sum over the axes; its solvers need equally spaced
-        points along the last axis, as far apart in the target as in the source.
+        points along the last axis, as far apart in the target as in the source. A function takes
+        displacements x - y, shape (..., d), and returns their costs, shape (...), finite and not
+        negative; it too needs such points.
     p : float, optional
         Exponent of ``cost="lp"``, p >= 1.
     extent : float or sequence of float, optional
@@ -44,9 +47,9 @@ class Grid(Geometry):
         Positions along each axis, float64.
     axis_costs : tuple of Tensor
         Cost along each axis, shapes (n_k, m_k), float64; the cost is their sum, of
-        ``"euclidean"`` its square is.
+        ``"euclidean"`` its square is. Of a function there are none.
     lines : LineCost
-        Of ``"euclidean"``: the cost between rows.
+        Of ``"euclidean"`` or a function: the cost between rows.
     max_cost : float
         Largest cost between any two points.
 
@@ -69,7 +72,7 @@ class Grid(Geometry):
     def __init__(
         self,
         shape: int | Sequence[int],
-        cost: str = "sqeuclidean",
+        cost: str | Displacement = "sqeuclidean",
         *,
         p: float | None = None,
         extent: float | Sequence[float] | None = None,
@@ -102,7 +105,7 @@ class Grid(Geometry):
         cls,
         coordinates: Sequence[Tensor],
         target_coordinates: Sequence[Tensor] | None = None,
-        cost: str = "sqeuclidean",
+        cost: str | Displacement = "sqeuclidean",
         *,
         p: float | None = None,
     ) -> Grid:
@@ -123,7 +126,8 @@ class Grid(Geometry):
             for c in side:
                 if c.ndim != 1 or not c.isfinite().all() or bool((c.diff() <= 0).any()):
                     raise ValueError(f"{name} must be finite, increasing 1-D tensors")
-        grid = cls([len(c) for c in source], cost, p=p, target=[len(c) for c in target])
+        grid = cls([len(c) for c in source], target=[len(c) for c in target])
+        grid.cost, grid.p = cost, _exponent(cost, p)
         grid.coordinates, grid.target_coordinates = source, target
         grid._set_costs()
         return grid
@@ -133,6 +137,14 @@ class Grid(Geometry):
         return len(self.shape)
 
     def _set_costs(self) -> None:
+        self.__dict__.pop("lines", None)
+        if callable(self.cost):
+            self.structure, self.axis_costs = Structure.STATIONARY, ()
+            table = self.lines.table
+            if not bool(table.isfinite().all() & (table >= 0).all()):
+                raise ValueError("cost must return finite costs that are not negative")
+            self.max_cost = float(table.max())
+            return
         # Differences of coordinates, never |x|^2 + |y|^2 - 2xy, which cancels.
         # Axes with the same points share one tensor, by which operators know them.
         axes = list(zip(self.coordinates, self.target_coordinates, strict=True))
@@ -156,6 +168,8 @@ class Grid(Geometry):
         x = self.points("source").reshape(-1, 1, self.ndim)
         x = x if rows is None else x[rows]
         y = self.points("target").reshape(1, -1, self.ndim)
+        if callable(self.cost):
+            return self._of_displacements(x - y)
         cost = (x - y).abs().pow(self.p).sum(-1)
         return (cost + self._blur).sqrt() if self.cost == "euclidean" else cost
 
@@ -167,16 +181,13 @@ class Grid(Geometry):
 
     @functools.cached_property
     def lines(self) -> LineCost:
-        x, y = self.coordinates[-1], self.target_coordinates[-1]
-        if self.structure is not Structure.STATIONARY:
+        spacing = _spacing(self.coordinates[-1], self.target_coordinates[-1])
+        if spacing is None:
             raise ValueError(
-                "geom: cost='euclidean' needs points that are equally spaced along the last axis, "
-                "as far apart in the target as in the source"
+                "geom: a cost that is no sum over the axes needs points that are equally spaced "
+                "along the last axis, as far apart in the target as in the source"
             )
-        origin = float(x[0] - y[0])
-        return self._lines(
-            self.axis_costs[:-1], len(x), len(y), _spacing(x, y), origin, blur=self._blur
-        )
+        return self._lines(self.coordinates, self.target_coordinates, spacing, blur=self._blur)
 
     def halved(self) -> Coarser:
         """The grid on cells of two points per axis."""
@@ -186,43 +197,68 @@ class Grid(Geometry):
             # Cells of two, the last one too where a point is missing: all as far apart.
             coordinates.append(tuple(_cells(c) for c in points))
         coarse = Grid.from_coordinates(*coordinates, self.cost)
-        widths = [float(c[1] - c[0]) for c in coarse.coordinates if len(c) > 1]
+        widths = [float(c[1] - c[0]) if len(c) > 1 else 0.0 for c in coarse.coordinates]
         coarse._blur = CELL_BLUR * sum(width**2 for width in widths)
-        x, y = coordinates[0], self.target_coordinates
-        leading = [(t[:, None] - c).pow(2) for t, c in zip(y[:-1], x[:-1], strict=True)]
         step = 2 if len(self.coordinates[-1]) > 1 else 1
-        spacing = _spacing(y[-1], self.coordinates[-1])
+        spacing = _spacing(self.target_coordinates[-1], self.coordinates[-1])
+        # From the finer target, whose cost to the source is of the opposite displacement.
         prolongation = self._lines(
-            leading, len(y[-1]), len(x[-1]), spacing, float(y[-1][0] - x[-1][0]), step,
-            blur=coarse._blur / 2,
-        )  # fmt: skip
-        return Coarser(coarse, *pools, prolongation, resolved=max(widths, default=0.0) / 4)
+            self.target_coordinates, coarse.coordinates, spacing, step, coarse._blur / 2, -1.0
+        )
+        resolved = max(widths, default=0.0) / 4
+        if callable(self.cost):
+            neighbours = self._of_displacements(torch.diag(torch.tensor(widths).double()))
+            at_rest = self._of_displacements(torch.zeros(1, self.ndim, dtype=torch.float64))
+            resolved = float((neighbours - at_rest).abs().max()) / 4
+        return Coarser(coarse, *pools, prolongation, resolved=resolved)
+
+    def _of_displacements(self, d: Tensor) -> Tensor:
+        cost = self.cost(d)
+        if not isinstance(cost, Tensor) or cost.shape != d.shape[:-1]:
+            got = tuple(cost.shape) if isinstance(cost, Tensor) else type(cost).__name__
+            raise ValueError(
+                f"cost must map displacements {tuple(d.shape)} to {tuple(d.shape[:-1])}; got {got}"
+            )
+        return cost.double()
 
     def _lines(
         self,
-        leading: Sequence[Tensor],
-        n: int,
-        m: int,
+        x: Sequence[Tensor],
+        y: Sequence[Tensor],
         spacing: float,
-        origin: float,
         step: int = 1,
         blur: float = 0.0,
+        sign: float = 1.0,
     ) -> LineCost:
-        """Cost between rows whose squared distances are sums of the leading ones."""
-        key = torch.zeros((1, 1), dtype=torch.float64)
-        for square in leading:
-            key = key[:, None, :, None] + square[None, :, None, :]
-            key = key.reshape(key.shape[0] * key.shape[1], -1)
+        """Cost of ``sign`` times the displacements from y to x, between rows of points."""
+        leading = [s[:, None] - t for s, t in zip(x[:-1], y[:-1], strict=True)]
+        origin, distance = float(x[-1][0] - y[-1][0]), not callable(self.cost)
+        # Of a distance the rows' squared distance, of a function zero and their displacement.
+        key = torch.zeros((1, 1, 1), dtype=torch.float64)
+        for d in leading:
+            outer, inner = key[:, None, :, None], d[None, :, None, :, None]
+            if distance:
+                key = outer + inner.square()
+            else:
+                shape = torch.broadcast_shapes(outer.shape[:-1], inner.shape[:-1])
+                key = torch.cat([outer.expand(*shape, -1), inner.expand(*shape, -1)], -1)
+            key = key.flatten(0, 1).flatten(1, 2)
 
         def cost(key: Tensor, shift: Tensor) -> Tensor:
-            return torch.sqrt(key[..., 0] + (origin + spacing * shift) ** 2 + blur)
+            last = origin + spacing * shift
+            if distance:
+                return torch.sqrt(key[..., 0] + last**2 + blur)
+            shape = (len(key), len(last), 1)
+            rows = key[..., 1:].expand(-1, len(last), -1)
+            return self._of_displacements(sign * torch.cat([rows, last[:, None].expand(shape)], -1))
 
-        return LineCost.of(key[..., None], n, m, cost, step)
+        return LineCost.of(key, len(x[-1]), len(y[-1]), cost, step)
 
     def __repr__(self) -> str:
         target = "" if self.target_shape == self.shape else f", target={self.target_shape}"
         p = f", p={self.p:g}" if self.cost == "lp" else ""
-        return f"Grid({self.shape}, {self.cost!r}{p}{target})"
+        cost = getattr(self.cost, "__name__", self.cost)
+        return f"Grid({self.shape}, {cost!r}{p}{target})"
 
 
 def _spacing(x: Tensor, y: Tensor) -> float | None:
@@ -254,9 +290,9 @@ def _as_shape(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:
     return sizes
 
 
-def _exponent(cost: str, p: float | None) -> float:
-    if cost not in COSTS:
-        raise ValueError(f"cost must be one of {COSTS}; got {cost!r}")
+def _exponent(cost: str | Displacement, p: float | None) -> float:
+    if not callable(cost) and cost not in COSTS:
+        raise ValueError(f"cost must be one of {COSTS} or a function; got {cost!r}")
     if cost != "lp":
         if p not in (None, 2):
             raise ValueError(f"p goes with cost='lp'; {cost!r} has none")

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unot_fast.ops.folding import folding
 from unot_fast.ops.scaled_kernel import scaled_kernel
 
 torch.library.define(
@@ -78,6 +79,22 @@ def _no_second_derivative(ctx, *grads):
 
 
 torch.library.register_autograd("unot_fast::potentials_vjp", _no_second_derivative)
+
+
+def _vmap(info, in_dims, a, b, costs, *rest):
+    """Many cotangents, or problems, at once: they join the batch that the operator has anyway."""
+    if any(d is not None for d in in_dims[2]):
+        raise ValueError("potentials_vjp: the costs are shared and cannot be vmapped over")
+    *tensors, with_epsilon, structure, backend = a, b, *rest
+    folded = folding(info, *in_dims[:2], *in_dims[3:-3])(*tensors)
+    a, b, *tensors = folded
+    out = torch.ops.unot_fast.potentials_vjp(
+        a, b, costs, *tensors, with_epsilon, structure, backend
+    )
+    return tuple(t.unflatten(0, (info.batch_size, -1)) for t in out), (0,) * len(out)
+
+
+torch.library.register_vmap("unot_fast::potentials_vjp", _vmap)
 
 
 @torch.library.impl("unot_fast::potentials_vjp", "CompositeExplicitAutograd")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unot_fast.ops import sinkhorn_separable as plain
 from unot_fast.ops.backends import implementation
+from unot_fast.ops.folding import folding
 
 torch.library.define(
     "unot_fast::sinkhorn_multiscale",
@@ -55,7 +56,7 @@ torch.library.register_autograd(
 
 
 def _vmap(info, in_dims, a, b, costs, epsilon, *options):
-    fold = plain.folding(info, in_dims[0], in_dims[1], in_dims[3])
+    fold = folding(info, in_dims[0], in_dims[1], in_dims[3])
     a, b, epsilon = fold(a, b, epsilon)
     out = torch.ops.unot_fast.sinkhorn_multiscale(a, b, costs, epsilon, *options)
     return tuple(t.unflatten(0, (info.batch_size, -1)) for t in out), (0,) * len(out)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from unot_fast.ops.backends import implementation
+from unot_fast.ops.folding import folding
 from unot_fast.ops.implicit import potentials_vjp
 
 torch.library.define(
@@ -110,19 +111,6 @@ def _backward(ctx, *grads):
 torch.library.register_autograd(
     "unot_fast::sinkhorn_separable", _backward, setup_context=_setup_context
 )
-
-
-def folding(info, *dims: int | None) -> Callable:
-    """How vmap folds its dimension of some tensors into the batch that the operator has anyway."""
-
-    def fold(*tensors):
-        moved = (
-            x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
-            for x, dim in zip(tensors, dims, strict=True)
-        )
-        return [x.flatten(0, 1) for x in moved]
-
-    return fold
 
 
 def _vmap(info, in_dims, a, b, costs, epsilon, g, *options):

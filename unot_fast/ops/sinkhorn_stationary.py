@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from unot_fast.ops.backends import implementation
+from unot_fast.ops.folding import folding
 from unot_fast.ops.sinkhorn_separable import (
     Solution,
     fake_solution,
-    folding,
     gradients,
     save_solution,
 )
