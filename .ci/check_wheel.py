@@ -12,7 +12,7 @@ import zipfile
 from email.parser import Parser
 from pathlib import Path
 
-KERNELS = ("sinkhorn_separable_kernel", "sinkhorn_stationary_kernel", "stationary_lse_kernel")
+KERNELS = ("sinkhorn_separable", "sinkhorn_stationary", "stationary_lse", "normalise")
 SYSTEM = {"libc", "libm", "libdl", "librt", "libpthread", "libstdc++", "libgcc_s", "libgomp"}
 IMPORT = """
 import os
@@ -47,7 +47,7 @@ def main(path: Path) -> None:
         binary = cuda.read_bytes()
         assert b"sm_90a" in binary
         for kernel in KERNELS:
-            assert kernel.encode() in binary, f"{kernel} is not in the fat binary"
+            assert f"{kernel}_kernel".encode() in binary, f"{kernel} is not in the fat binary"
         for library in libraries:
             needed = subprocess.check_output(["readelf", "-d", Path(folder, library)], text=True)
             for name in re.findall(r"NEEDED.*\[(.+?)\.so", needed):

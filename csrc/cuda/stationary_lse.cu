@@ -45,7 +45,7 @@ KERNEL MOST_THREADS(kMostThreads) void stationary_lse_kernel(const GRID_CONSTANT
 
 }  // namespace
 
-extern "C" int stationary_lse_launch(const LseArguments* args, int device, void* stream) {
+extern "C" int stationary_lse_run(const LseArguments* args, int device, void* stream) {
   constexpr int threads = 128;
   const int64_t points = args->batch * args->rows * args->length;
   const Shape shape{int((points + threads - 1) / threads), 1, threads, 0};

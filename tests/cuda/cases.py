@@ -357,3 +357,17 @@ def test_gradients_are_those_of_the_cpu():
         found.append((x.grad, y.grad))
     for x, y in zip(*found, strict=True):
         assert torch.allclose(x, y, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_normalise(dtype):
+    a, b = torch.rand(3, 7, 9).to(DEVICE, dtype), 5 * torch.rand(2, 400).to(DEVICE, dtype)
+    b[1, 3] = -1
+    a[2, 0, 0] = torch.nan
+    scaled, totals, smallest = _cuda.normalise(a, b, (3, 2))
+    for x, y, total, least in zip((a, b), scaled, totals, smallest, strict=True):
+        expected = x.double().flatten(1).sum(1)
+        assert torch.allclose(total, expected, equal_nan=True)
+        assert torch.allclose(least, x.double().flatten(1).amin(1), equal_nan=True)
+        ratio = x.double() / expected.view(-1, *(1,) * (x.ndim - 1))
+        assert torch.allclose(y.double(), ratio, rtol=1e-6, equal_nan=True)

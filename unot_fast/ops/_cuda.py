@@ -13,6 +13,7 @@ from torch import Tensor
 from unot_fast.ops.backends import cuda_library
 
 _i64, _int, _double, _pointer = ctypes.c_int64, ctypes.c_int, ctypes.c_double, ctypes.c_void_p
+Pair = tuple[Tensor, Tensor]
 _MOST_LEVELS = 8
 _TOO_LARGE = -1
 _CLUSTER = 0  # blocks per problem; 0: the launcher chooses
@@ -74,6 +75,15 @@ class _Lse(ctypes.Structure):
     )
 
 
+class _Normalise(ctypes.Structure):
+    _fields_ = (
+        ("count", _i64 * 2),
+        ("points", _i64 * 2),
+        ("single", _int),
+        *((name, _pointer * 2) for name in ("masses", "scaled", "totals", "smallest")),
+    )
+
+
 class _Plan(ctypes.Structure):
     _fields_ = (
         ("clusters", _int),
@@ -113,8 +123,8 @@ def _function(name: str):
     function.argtypes = {
         "plan": (_pointer, _int, _int, _int, _pointer),
         "launch": (_pointer, _pointer, _int, _pointer, _pointer),
-        "lse_launch": (_pointer, _int, _pointer),
-    }["lse_launch" if name.endswith("lse_launch") else name.rpartition("_")[2]]
+        "run": (_pointer, _int, _pointer),
+    }[name.rpartition("_")[2]]
     return function
 
 
@@ -166,9 +176,27 @@ def stationary_lse(
             *(*table.shape, step),
             *(t.data_ptr() for t in (table, row_class, h, epsilon, out)),
         )
-        launch = _function("stationary_lse_launch")
-        _check(launch(ctypes.byref(arguments), device.index or 0, _stream(device)))
+        run = _function("stationary_lse_run")
+        _check(run(ctypes.byref(arguments), device.index or 0, _stream(device)))
     return out.to(dtype)
+
+
+def normalise(a: Tensor, b: Tensor, batch: tuple[int, int]) -> tuple[Pair, Pair, Pair]:
+    """Masses of total 1, their totals before, and the smallest of each measure, NaN if one is."""
+    a, b = a.contiguous(), b.contiguous()
+    device = a.device
+    scaled = torch.empty_like(a), torch.empty_like(b)
+    totals, smallest = (
+        tuple(torch.empty(n, dtype=torch.float64, device=device) for n in batch) for _ in range(2)
+    )
+    arguments = _Normalise(
+        batch, tuple(x.numel() // n for x, n in zip((a, b), batch, strict=True)),
+        a.dtype is torch.float32,
+        *(tuple(t.data_ptr() for t in pair) for pair in ((a, b), scaled, totals, smallest)),
+    )  # fmt: skip
+    run = _function("normalise_run")
+    _check(run(ctypes.byref(arguments), device.index or 0, _stream(device)))
+    return scaled, totals, smallest
 
 
 def _lines(table: Tensor, row_class: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

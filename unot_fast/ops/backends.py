@@ -180,6 +180,11 @@ def backends() -> Backends:
     return Backends({name: probe() for name, probe in _PROBES.items()})
 
 
+def available(name: str) -> bool:
+    """Whether a backend can run in this process."""
+    return _PROBES[name]().available
+
+
 def implementation(operator: str, backend: str, modules: dict[str, str]) -> Callable:
     """The function of an operator in the module of a backend.
 
@@ -207,7 +212,7 @@ def resolve(backend: str, device: torch.device) -> str:
         The backend asked for, or the only fast one for this device, cannot run here.
     """
     if backend == "auto":
-        on_cuda = "cuda" if _cuda().available else "triton"
+        on_cuda = "cuda" if available("cuda") else "triton"
         backend = {"cpu": "cpu", "cuda": on_cuda}.get(device.type, "reference")
     elif backend not in _PROBES:
         raise ValueError(f"backend must be 'auto' or one of {list(_PROBES)}; got {backend!r}")

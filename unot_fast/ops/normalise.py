@@ -1,4 +1,4 @@
-"""Masses scaled to total 1 in one pass (CPU only, no gradient)."""
+"""Masses scaled to total 1 in one pass (no gradient)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
-from unot_fast.ops import _cpu
-from unot_fast.ops.backends import cpu_library
+from unot_fast.ops import _cpu, _cuda
+from unot_fast.ops.backends import available, cpu_library
 
 
 class Normalised(NamedTuple):
@@ -20,7 +21,7 @@ class Normalised(NamedTuple):
     gap: float | None  # largest relative difference of the totals of a pair, where it is known
 
 
-def normalise(a: Tensor, b: Tensor, d: int) -> Normalised | None:
+def normalise(a: Tensor, b: Tensor, d: int, validate: bool) -> Normalised | None:
     """Scale the masses of every measure to total 1.
 
     Parameters
@@ -28,24 +29,44 @@ def normalise(a: Tensor, b: Tensor, d: int) -> Normalised | None:
     a, b : Tensor, shapes (*batch_a, n_1, ..., n_d) and (*batch_b, m_1, ..., m_d)
         Of one dtype.
     d : int
+    validate : bool
+        Look at the masses too.
 
     Returns
     -------
     Normalised or None
-        None where the compiled kernel does not apply (device, dtype, gradient, empty batch) or
-        does not find all masses plainly valid: a negative or NaN mass, a total beyond 1e+-30.
+        None where no compiled kernel applies (device, dtype, gradient, transform, empty batch) or
+        it does not find all masses plainly valid: a negative or NaN mass, a total beyond 1e+-30.
     """
     lead_a, lead_b = a.shape[: a.ndim - d], b.shape[: b.ndim - d]
     batch = math.prod(lead_a), math.prod(lead_b)
-    if not (_plain(a) and _plain(b) and all(batch)) or cpu_library() is None:
+    if not (all(batch) and _plain(a) and _plain(b)):
         return None
-    masses, (total_a, total_b), gap = _cpu.normalise(a, b, batch)
-    if gap is None:
+    gap = None
+    if a.device.type == "cuda":
+        masses, totals, smallest = _cuda.normalise(a, b, batch)
+        if validate and not _valid(torch.cat(totals), torch.cat(smallest)):
+            return None
+    elif validate and cpu_library() is not None:
+        masses, totals, gap = _cpu.normalise(a, b, batch)
+        if gap is None:
+            return None
+    else:
         return None
-    totals = total_a.view(lead_a), total_b.view(lead_b)
+    totals = totals[0].view(lead_a), totals[1].view(lead_b)
     return Normalised(masses, totals, gap if lead_a == lead_b else None)
 
 
 def _plain(x: Tensor) -> bool:
     real = x.dtype is torch.float32 or x.dtype is torch.float64
-    return real and type(x) is Tensor and x.device.type == "cpu" and not x.requires_grad
+    if not real or x.requires_grad or type(x) is not Tensor:
+        return False
+    if x.device.type == "cuda":
+        transformed = torch.compiler.is_compiling() or is_functorch_wrapped_tensor(x)
+        return not transformed and available("cuda")
+    return x.device.type == "cpu"
+
+
+def _valid(totals: Tensor, smallest: Tensor) -> bool:
+    fine = (smallest >= 0) & (totals > 1e-30) & (totals < 1e30)
+    return bool(fine.all())

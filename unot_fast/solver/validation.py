@@ -116,7 +116,7 @@ def _measure(name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _masses(a: Tensor, b: Tensor, d: int, validate: bool) -> Normalised:
     """Masses of total 1, and in float64 what they summed to."""
-    if validate and (normalised := normalise(a, b, d)):
+    if normalised := normalise(a, b, d, validate):
         return normalised
     totals = [x.double().sum(tuple(range(x.ndim - d, x.ndim))) for x in (a, b)]
     if validate:
