@@ -81,6 +81,11 @@ def main(arguments: list[str] | None = None) -> None:
                 for backend, dtype in OPERATORS:
                     name = f"{_kernel(backend)}, {dtype}, {where}"
                     session.attempt(name, lambda n=n, b=batch, k=backend, t=dtype: _op(n, b, k, t))
+    for n in (28, 64):
+        for batch in (1, 64):
+            for dtype in ("float32", "float64"):
+                name = f"sinkhorn_stationary (cuda), {dtype}, n={n}, B={batch}"
+                session.attempt(name, lambda n=n, b=batch, t=dtype: _distances(n, b, t))
     for case in ("CIFAR", "LFW"):
         for batch in (1, 64, 4096):
             for dtype in ("float32", "float64"):
@@ -146,6 +151,40 @@ def _op(n: int, batch: int, backend: str, dtype: str) -> list[dict]:
     }
     # Larger grids are solved by launches that the host steers, which no graph can hold.
     return _eager_and_graph(call, _kernel(backend), info, work, graph=n <= 128)
+
+
+def _distances(n: int, batch: int, dtype: str) -> list[dict]:
+    """Plain iterations under |x - y| from zeros, against the reference on the CPU."""
+    from unot_fast import Grid, sinkhorn
+
+    problem, grid, eps, iterations = _fields(n, batch), Grid((n, n), "euclidean"), 0.05, 20
+    _one_launch(n)
+    a, b = (x.to(getattr(torch, dtype)) for x in (problem.a, problem.b))
+    epsilon = torch.full((batch,), eps, dtype=torch.float64, device="cuda")
+    options = {"tol": 0.0, "max_iter": iterations, "overrelaxation": 1.0, "init": "zeros"}
+
+    def call():
+        return sinkhorn(a, b, grid, epsilon, **options, validate=False)
+
+    out = call()
+    truth_ = sinkhorn(problem.a[:1].cpu(), problem.b[:1].cpu(), grid, eps, **options)
+    error = float((out.f[:1].double().cpu() - truth_.f).abs().max()) / eps
+    tolerance = TF32_NATS if dtype == "float32" else 1e-9
+    _gate(error, tolerance)
+    info = {
+        **_info(problem, "unot_fast", f"torch {torch.__version__}", dtype),
+        "kernel": "sinkhorn_stationary (cuda)",
+        "epsilon": eps,
+        "table": "per iteration, |x - y|",
+        "iterations": iterations,
+        "error": error,
+        "error_kind": "potentials, nats",
+        "tolerance": tolerance,
+        "divisor": iterations * batch,
+        "unit": "iteration and pair",
+    }
+    work = roofline.Work(4.0 * n**4 * iterations * batch, 5.0 * n**2 * batch * a.element_size())
+    return _eager_and_graph(call, "sinkhorn_stationary (cuda)", info, work)
 
 
 def _one_launch(n: int) -> None:

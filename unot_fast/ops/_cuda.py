@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,12 @@ _MOST_LEVELS = 8
 _TOO_LARGE = -1
 _CLUSTER = 0  # blocks per problem; 0: the launcher chooses
 _PRECISION = {torch.float64: 0, torch.float32: 1}
+
+
+_RESULTS = (
+    *("f", "g", "cost", "value", "marginal_error"),
+    *("n_iters", "converged", "log_domain", "coarse_work"),
+)
 
 
 class _Level(ctypes.Structure):
@@ -48,8 +54,7 @@ class _Arguments(ctypes.Structure):
         ("criterion", _int),
         ("max_iter", _int),
         ("overrelaxation", _double),
-        *((name, _pointer) for name in ("f", "g", "cost", "value", "marginal_error")),
-        *((name, _pointer) for name in ("n_iters", "converged", "log_domain", "coarse_work")),
+        *((name, _pointer) for name in _RESULTS),
         ("levels", _int),
         ("level", _Level * (_MOST_LEVELS + 1)),
         ("lines", _Lines),
@@ -94,70 +99,54 @@ class _Plan(ctypes.Structure):
     )
 
 
-@functools.cache
-def supports(shape: tuple[int, ...], target_shape: tuple[int, ...], device: torch.device) -> bool:
-    """Whether the one-launch kernel takes grids of these shapes."""
-    if len(shape) > 2:
-        return False
-    arguments = _Arguments(batch=1)
-    _set_shape(arguments.level[0], shape, target_shape)
-    code = _plan("sinkhorn_separable", arguments, device, False)[0]
-    if code != _TOO_LARGE:
-        _check(code)
-    return code != _TOO_LARGE
-
-
-def _plan(
-    name: str, arguments: _Arguments, device: torch.device, same_axes: bool
-) -> tuple[int, _Plan]:
-    plan = _Plan()
-    code = _function(f"{name}_plan")(
-        ctypes.byref(arguments), device.index or 0, same_axes, _CLUSTER, ctypes.byref(plan)
-    )
-    return code, plan
-
-
-@functools.cache
-def _function(name: str):
-    function = cuda_library()[name]
-    function.argtypes = {
-        "plan": (_pointer, _int, _int, _int, _pointer),
-        "launch": (_pointer, _pointer, _int, _pointer, _pointer),
-        "run": (_pointer, _int, _pointer),
-    }[name.rpartition("_")[2]]
-    return function
-
-
 def sinkhorn_separable(
     a: Tensor, b: Tensor, costs: Sequence[Tensor], epsilon: Tensor, g: Tensor, *options
 ) -> tuple[Tensor, ...]:
-    arguments = _Arguments(start=0)
-    costs = [c.to(a.device, torch.float64).contiguous() for c in costs]
-    _set_shape(arguments.level[0], a.shape[1:], b.shape[1:])
-    _set_pointers(arguments.level[0].cost, (c.data_ptr() for c in costs))
-    results = _solve(
-        "sinkhorn_separable", arguments, a, b, epsilon, g, _same_axes(costs), options, costs
-    )
-    return results[:-1]
+    costs = _doubles(costs, a.device)
+    geometry = _shape(a), _shape(b), _addresses(costs)
+    return _solve("sinkhorn_separable", _separable, geometry, a, b, epsilon, g, options)[:-1]
+
+
+def sinkhorn_multiscale(
+    a: Tensor,
+    b: Tensor,
+    costs: Sequence[Tensor],
+    epsilon: Tensor,
+    matrices: Tensor,
+    level_shapes: Sequence[int],
+    epsilon_floors: Sequence[float],
+    level_work: Sequence[float],
+    gaussian: bool,
+    level_tol: float,
+    level_max_iter: int,
+    *options,
+) -> tuple[Tensor, ...]:
+    costs, (matrices,) = _doubles(costs, a.device), _doubles([matrices], a.device)
+    levels = tuple(level_shapes), tuple(epsilon_floors), tuple(level_work)
+    settings = gaussian, level_tol, level_max_iter
+    geometry = (_shape(a), _shape(b), _addresses(costs), matrices.data_ptr(), *levels, *settings)
+    return _solve("sinkhorn_separable", _multiscale, geometry, a, b, epsilon, None, options)
 
 
 def sinkhorn_stationary(
-    a: Tensor,
-    b: Tensor,
-    table: Tensor,
-    row_class: Tensor,
-    epsilon: Tensor,
-    g: Tensor,
-    *options,
+    a: Tensor, b: Tensor, table: Tensor, row_class: Tensor, epsilon: Tensor, g: Tensor, *options
 ) -> tuple[Tensor, ...]:
-    arguments = _Arguments(start=0)
-    table, row_class = _lines(table, row_class, a.device)
-    rows = (math.prod(x.shape[1:-1]) for x in (a, b))
-    shapes = [(n, x.shape[-1]) for n, x in zip(rows, (a, b), strict=True)]
-    _set_shape(arguments.level[0], *shapes)
-    arguments.lines = _Lines(table.data_ptr(), row_class.data_ptr(), *table.shape)
-    keep = table, row_class
-    return _solve("sinkhorn_stationary", arguments, a, b, epsilon, g, False, options, keep)[:-1]
+    (table,) = _doubles([table], a.device)
+    row_class = row_class.to(a.device, torch.int32).contiguous()
+    geometry = _shape(a), _shape(b), table.data_ptr(), row_class.data_ptr(), *table.shape
+    return _solve("sinkhorn_stationary", _stationary, geometry, a, b, epsilon, g, options)[:-1]
+
+
+@functools.cache
+def supports(shape: tuple[int, ...], target_shape: tuple[int, ...], device: torch.device) -> bool:
+    """Whether `sinkhorn_separable` takes grids of these shapes."""
+    if len(shape) > 2:
+        return False
+    geometry = shape, target_shape, (None,) * len(shape)
+    code = _planned("sinkhorn_separable", _separable, geometry, 1, 0, device, _CLUSTER)[0]
+    if code != _TOO_LARGE:
+        _check(code)
+    return code != _TOO_LARGE
 
 
 def stationary_lse(
@@ -165,8 +154,8 @@ def stationary_lse(
 ) -> Tensor:
     dtype, device = h.dtype, h.device
     h = h.detach().to(torch.float32 if dtype is torch.float32 else torch.float64).contiguous()
-    epsilon = epsilon.detach().to(device, torch.float64).contiguous()
-    table, row_class = _lines(table, row_class, device)
+    epsilon, table = _doubles([epsilon, table], device)
+    row_class = row_class.to(device, torch.int32).contiguous()
     out = h.new_empty((h.shape[0], *shape))
     if out.numel():
         arguments = _Lse(
@@ -199,41 +188,42 @@ def normalise(a: Tensor, b: Tensor, batch: tuple[int, int]) -> tuple[Pair, Pair,
     return scaled, totals, smallest
 
 
-def _lines(table: Tensor, row_class: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    table = table.detach().to(device, torch.float64).contiguous()
-    return table, row_class.to(device, torch.int32).contiguous()
+def _doubles(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    return [t.detach().to(device, torch.float64).contiguous() for t in tensors]
+
+
+def _addresses(tensors: Sequence[Tensor]) -> tuple[int, ...]:
+    return tuple(t.data_ptr() for t in tensors)
+
+
+def _shape(x: Tensor) -> tuple[int, ...]:
+    return tuple(x.shape[1:])
 
 
 def _stream(device: torch.device) -> int | None:
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else None
 
 
-def sinkhorn_multiscale(
-    a: Tensor,
-    b: Tensor,
-    costs: Sequence[Tensor],
-    epsilon: Tensor,
-    matrices: Tensor,
-    level_shapes: Sequence[int],
-    epsilon_floors: Sequence[float],
-    level_work: Sequence[float],
-    gaussian: bool,
-    level_tol: float,
-    level_max_iter: int,
-    *options,
-) -> tuple[Tensor, ...]:
-    d, levels = a.ndim - 1, len(epsilon_floors)
+def _separable(
+    shape: tuple[int, ...], target_shape: tuple[int, ...], costs: tuple[int | None, ...]
+) -> tuple[_Arguments, bool]:
+    """Arguments that describe a geometry, and whether one matrix serves both of its axes."""
+    arguments = _Arguments(start=0)
+    _set_shape(arguments.level[0], shape, target_shape)
+    _set_pointers(arguments.level[0].cost, costs)
+    return arguments, len(costs) == 2 and costs[0] == costs[1] is not None
+
+
+def _multiscale(
+    shape, target_shape, costs, matrices, level_shapes, floors, work, gaussian, tol, max_iter
+) -> tuple[_Arguments, bool]:
+    d, levels = len(shape), len(floors)
     if levels > _MOST_LEVELS:
         raise ValueError(f"the CUDA kernels take at most {_MOST_LEVELS} coarser levels")
-    arguments = _Arguments(
-        levels=levels,
-        start=2 if gaussian else 1,
-        level_tol=level_tol,
-        level_max_iter=level_max_iter,
-    )
-    costs = [c.to(a.device, torch.float64).contiguous() for c in costs]
-    matrices = matrices.to(a.device, torch.float64).contiguous()
-    position = matrices.data_ptr()
+    arguments, same_axes = _separable(shape, target_shape, costs)
+    arguments.levels, arguments.start = levels, 2 if gaussian else 1
+    arguments.level_tol, arguments.level_max_iter = tol, max_iter
+    position = matrices
 
     def take(rows: Sequence[int], columns: Sequence[int]) -> Iterator[int]:
         nonlocal position
@@ -241,31 +231,31 @@ def sinkhorn_multiscale(
             yield position
             position += 8 * count
 
-    fine_n, fine_m = tuple(a.shape[1:]), tuple(b.shape[1:])
-    _set_shape(arguments.level[0], fine_n, fine_m)
-    _set_pointers(arguments.level[0].cost, (c.data_ptr() for c in costs))
-    same_axes = _same_axes(costs)
     for i in range(levels):
-        n, m = (tuple(level_shapes[(2 * i + side) * d :][:d]) for side in (0, 1))
+        n, m = (level_shapes[(2 * i + side) * d :][:d] for side in (0, 1))
         level = arguments.level[i + 1]
         _set_shape(level, n, m)
         _set_pointers(level.cost, take(n, m))
-        _set_pointers(level.prolongation, take(fine_m, n))
-        _set_pointers(level.pool_n, take(n, fine_n))
-        _set_pointers(level.pool_m, take(m, fine_m))
-        level.epsilon_floor, level.work = epsilon_floors[i], level_work[i]
-        same_axes = same_axes and len({*n}) == len({*m}) == 1
-        fine_n, fine_m = n, m
+        _set_pointers(level.prolongation, take(target_shape, n))
+        _set_pointers(level.pool_n, take(n, shape))
+        _set_pointers(level.pool_m, take(m, target_shape))
+        level.epsilon_floor, level.work = floors[i], work[i]
+        same_axes = same_axes and len(set(n)) == len(set(m)) == 1
+        shape, target_shape = n, m
     ones = (1,) * d
-    _set_pointers(arguments.x, take(fine_n, ones))
-    _set_pointers(arguments.y, take(fine_m, ones))
-    keep = costs, matrices
-    return _solve("sinkhorn_separable", arguments, a, b, epsilon, None, same_axes, options, keep)
+    _set_pointers(arguments.x, take(shape, ones))
+    _set_pointers(arguments.y, take(target_shape, ones))
+    return arguments, same_axes
 
 
-def _same_axes(costs: Sequence[Tensor]) -> bool:
-    """Whether both axes are one: then one matrix in shared memory serves them."""
-    return len(costs) == 2 and costs[0].data_ptr() == costs[1].data_ptr()
+def _stationary(
+    shape, target_shape, table: int, row_class: int, classes: int, length: int
+) -> tuple[_Arguments, bool]:
+    arguments = _Arguments(start=0)
+    rows = ((math.prod(n[:-1]), n[-1]) for n in (shape, target_shape))
+    _set_shape(arguments.level[0], *rows)
+    arguments.lines = _Lines(table, row_class, classes, length)
+    return arguments, False
 
 
 def _set_shape(level: _Level, shape: Sequence[int], target_shape: Sequence[int]) -> None:
@@ -273,22 +263,41 @@ def _set_shape(level: _Level, shape: Sequence[int], target_shape: Sequence[int])
     level.m[:] = (1, *target_shape)[-2:]
 
 
-def _set_pointers(field: ctypes.Array, pointers: Sequence[int] | Iterator[int]) -> None:
+def _set_pointers(field: ctypes.Array, pointers: Iterable[int | None]) -> None:
     field[:] = (None, *pointers)[-2:]
+
+
+@functools.lru_cache(maxsize=256)
+def _planned(
+    name: str,
+    describe: Callable[..., tuple[_Arguments, bool]],
+    geometry: tuple,
+    batch: int,
+    precision: int,
+    device: torch.device,
+    cluster: int,
+) -> tuple[int, bytes, _Plan]:
+    """How a call is launched, and its arguments but for tensors and options of the solve."""
+    arguments, same_axes = describe(*geometry)
+    arguments.batch, arguments.precision = batch, precision
+    plan = _Plan()
+    code = _function(f"{name}_plan")(
+        ctypes.byref(arguments), device.index or 0, same_axes, cluster, ctypes.byref(plan)
+    )
+    return code, bytes(arguments), plan
 
 
 def _solve(
     name: str,
-    arguments: _Arguments,
+    describe: Callable[..., tuple[_Arguments, bool]],
+    geometry: tuple,
     a: Tensor,
     b: Tensor,
     epsilon: Tensor,
     start: Tensor | None,
-    same_axes: bool,
     options: tuple[float, str, int, float | None],
-    keep: object,
 ) -> tuple[Tensor, ...]:
-    """Fill in the rest and launch on the current stream; ``keep`` lives until then."""
+    """Launch on the current stream; the tensors of ``geometry`` must live until this returns."""
     tol, criterion, max_iter, overrelaxation = options
     dtype, device, batch = a.dtype, a.device, a.shape[0]
     a, b = a.detach().contiguous(), b.detach().to(dtype).contiguous()
@@ -303,28 +312,38 @@ def _solve(
     results = f, g, *reals, n_iters, *flags, coarse_work
     if batch == 0:
         return results
-    arguments.batch = batch
-    arguments.single = dtype is torch.float32
     # A small relative change of the cost would be noise in tf32.
-    arguments.precision = 0 if criterion == "cost" else _PRECISION[dtype]
-    arguments.a, arguments.b, arguments.epsilon = (t.data_ptr() for t in (a, b, epsilon))
-    arguments.tol, arguments.criterion = tol, {"marginal": 0, "cost": 1}[criterion]
-    arguments.max_iter, arguments.overrelaxation = max_iter, overrelaxation or 0.0
-    for (field, _), result in zip(_Arguments._fields_[10:19], results, strict=True):
-        setattr(arguments, field, result.data_ptr())
-
-    code, plan = _plan(name, arguments, device, same_axes)
+    precision = 0 if criterion == "cost" else _PRECISION[dtype]
+    code, prepared, plan = _planned(name, describe, geometry, batch, precision, device, _CLUSTER)
     if code == _TOO_LARGE:
         raise ValueError(
             f"grids of {tuple(a.shape[1:])} and {tuple(b.shape[1:])} are too large for the "
             "one-launch CUDA kernel; backend='triton' takes them"
         )
     _check(code)
+    arguments = _Arguments.from_buffer_copy(prepared)
+    arguments.single = dtype is torch.float32
+    arguments.a, arguments.b, arguments.epsilon = _addresses((a, b, epsilon))
+    arguments.tol, arguments.criterion = tol, {"marginal": 0, "cost": 1}[criterion]
+    arguments.max_iter, arguments.overrelaxation = max_iter, overrelaxation or 0.0
+    for field, result in zip(_RESULTS, results, strict=True):
+        setattr(arguments, field, result.data_ptr())
     scratch = torch.empty(plan.scratch_bytes, dtype=torch.uint8, device=device)
     references = ctypes.byref(arguments), ctypes.byref(plan)
     launch = _function(f"{name}_launch")
     _check(launch(*references, device.index or 0, scratch.data_ptr(), _stream(device)))
     return results
+
+
+@functools.cache
+def _function(name: str):
+    function = cuda_library()[name]
+    function.argtypes = {
+        "plan": (_pointer, _int, _int, _int, _pointer),
+        "launch": (_pointer, _pointer, _int, _pointer, _pointer),
+        "run": (_pointer, _int, _pointer),
+    }[name.rpartition("_")[2]]
+    return function
 
 
 def _check(code: int) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from unot_fast.geometry import Coarser, Geometry, LineCost
 from unot_fast.ops import (
     Solution,
+    _cuda,
     resolve,
     separable_lse,
     sinkhorn_separable,
@@ -27,8 +28,6 @@ def backend_for(backend: str, geom: Geometry, device: torch.device) -> str:
 
 @constant_when_compiled
 def _in_one_launch(geom: Geometry, device: torch.device) -> bool:
-    from unot_fast.ops import _cuda
-
     if geom.kernel_costs[0] != "separable":
         return True
     return _cuda.supports(geom.shape, geom.target_shape, device)

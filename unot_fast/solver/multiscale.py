@@ -124,7 +124,7 @@ def solve_multiscale(
         matrices=_matrices(geom, pyramid.coarsest, a.device),
         level_shapes=[n for level in levels for n in (*level.geom.shape, *level.geom.target_shape)],
         epsilon_floors=_epsilon_floors(levels, pyramid),
-        level_work=[_relative_work(level, geom) for level in levels],
+        level_work=_level_work(geom, pyramid.coarsest),
         gaussian=_has_gaussian_start(geom),
         level_tol=pyramid.tol,
         level_max_iter=pyramid.max_iter,
@@ -222,6 +222,15 @@ def _matrices(geom: Grid, coarsest: int, device: torch.device) -> Tensor:
         parts += [*last.coordinates, *last.target_coordinates]
         cache[coarsest, device] = torch.cat([part.flatten() for part in parts]).to(device)
     return cache[coarsest, device]
+
+
+@constant_when_compiled
+def _level_work(geom: Grid, coarsest: int) -> list[float]:
+    """Multiplications of an iteration on each level, in iterations on the grid."""
+    cache = geom.__dict__.setdefault("_pyramid_work", {})
+    if coarsest not in cache:
+        cache[coarsest] = [_relative_work(level, geom) for level in _levels(geom, coarsest)]
+    return cache[coarsest]
 
 
 def _halvings(shape: tuple[int, ...], coarsest: int) -> list[tuple[int, ...]]:
