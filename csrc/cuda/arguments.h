@@ -5,9 +5,8 @@
 
 constexpr int kMostLevels = 8;
 
-// Far from the solution a solve may run in tf32. kMixed goes on in float64 before anything is
-// judged or returned, kSingle returns what tf32 gives.
-enum Precision { kDouble = 0, kMixed = 1, kSingle = 2 };
+// kMixed: far from the solution in tf32, and then in float64 before anything is judged or returned.
+enum Precision { kDouble = 0, kMixed = 1 };
 
 // A grid: the one to solve on, or a coarser one. Matrices are row-major, null where an axis has
 // length one; the first axis of a one-dimensional problem has.

@@ -224,7 +224,7 @@ class BatchSolver {
   DEVICE void solve_level(const Level& level, int l, double next, Control& control, State& state) {
     if (args_.precision != kDouble && fits<float>(level.facts, level.epsilon) &&
         (state.domain == Domain::kPotentials || state.narrow) &&
-        in_scalings<float>(level, l, next, control, state, l || args_.precision == kSingle))
+        in_scalings<float>(level, l, next, control, state, l > 0))
       return;
     if (state.next != Phase::kDone && fits<double>(level.facts, level.epsilon) &&
         in_scalings<double>(level, l, next, control, state, true))

@@ -43,7 +43,7 @@ DEVICE inline int cluster_size() {
 }
 DEVICE inline void block_barrier() { __syncthreads(); }
 DEVICE inline void cluster_barrier() {
-  asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive;\nbarrier.cluster.wait;" ::: "memory");
 }
 // The place of p, of this block's shared memory, in that of another block of the cluster.
 template <class T>
@@ -51,8 +51,8 @@ DEVICE T* in_block(T* p, int rank) {
   return cooperative_groups::this_cluster().map_shared_rank(p, rank);
 }
 DEVICE inline char* shared_memory() {
-  extern __shared__ char4 memory[];
-  return reinterpret_cast<char*>(memory);
+  extern __shared__ __align__(128) char memory[];
+  return memory;
 }
 
 // p, which the compiler need not find out to be in shared memory.

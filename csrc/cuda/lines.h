@@ -6,7 +6,8 @@
 
 namespace {
 
-constexpr int kMargin = 16;  // of zeros on both sides of a row, and of the shifts of a class
+constexpr int kAcross = 4;            // 8 columns each, of a warp's tile
+constexpr int kMargin = 8 * kAcross;  // of zeros on both sides of a row, and of a class's shifts
 
 // Numbers between rows of an operand: the rows and positions of a fragment meet every bank once.
 template <class T>
@@ -82,8 +83,8 @@ class LineProduct {
 
   DEVICE void multiply_lines(bool forward, const Side& from, const Side& to, const T* table,
                              const T* x, Collector<T>& collect) const {
-    constexpr int columns = 16;
-    const int across = to.padded1() / columns;
+    constexpr int columns = 8 * kAcross;
+    const int across = (to.padded1() + columns - 1) / columns;
     const bool large = to.padded_rows / 32 * across >= warps();
     const int rows = large ? 32 : 16, count = (to.padded_rows + rows - 1) / rows * across;
     for (int i = warp(); i < count; i += warps()) {
@@ -95,16 +96,19 @@ class LineProduct {
     }
   }
 
-  // 16 Tiles rows and 16 columns of the result.
+  // 16 Tiles rows and 8 kAcross columns of the result. Eight shifts on, 8 columns of the operand are
+  // those that were beside them: of each eighth shift only the first 8 columns are loaded.
   template <int Tiles>
   DEVICE void tile(bool forward, const Side& from, const Side& to, const T* table, const T* x,
                    int row, int column, Collector<T>& collect) const {
     const int g = lane() / 4, t = lane() % 4, ld = line_stride<T>(from.n1);
-    const int direction = forward ? 1 : -1;
-    T c[Tiles][2][4] = {};
+    const int direction = forward ? 1 : -1, first = column - from.n1 + 1;
+    T c[Tiles][kAcross][4] = {};
     for (int q = 0; q < from.n0; q += 8) {
       const T* k[Tiles][4];  // of shift 0
+#pragma unroll
       for (int r = 0; r < Tiles; ++r)
+#pragma unroll
         for (int slot = 0; slot < 4; ++slot) {
           const int i = to.first + row + 16 * r + g + 8 * (slot % 2), p = q + t + 4 * (slot / 2);
           k[r][slot] = table + class_between(forward, i, p, from, to) * stride() + kMargin +
@@ -112,27 +116,32 @@ class LineProduct {
         }
       const T* const low = x + (q + t) * ld + kMargin + column + g;
       const T* const high = low + 4 * ld;
-#pragma unroll 2
-      for (int s = column - from.n1 + 1; s < column + 16; ++s) {
-        T a[Tiles][4], b[2][2];
+      for (int residue = 0; residue < 8; ++residue) {
+        T b[kAcross][2] = {};
+        for (int s = first + residue; s < column + 8 * kAcross; s += 8) {
 #pragma unroll
-        for (int r = 0; r < Tiles; ++r)
+          for (int n = kAcross - 1; n > 0; --n) b[n][0] = b[n - 1][0], b[n][1] = b[n - 1][1];
+          b[0][0] = low[-s], b[0][1] = high[-s];
+          T a[Tiles][4];
 #pragma unroll
-          for (int slot = 0; slot < 4; ++slot) a[r][slot] = k[r][slot][direction * s];
+          for (int r = 0; r < Tiles; ++r)
 #pragma unroll
-        for (int n = 0; n < 2; ++n) b[n][0] = low[8 * n - s], b[n][1] = high[8 * n - s];
+            for (int slot = 0; slot < 4; ++slot) a[r][slot] = k[r][slot][direction * s];
 #pragma unroll
-        for (int r = 0; r < Tiles; ++r)
+          for (int n = 0; n < kAcross; ++n) {
+            if (s < first + 8 * n || s >= column + 8 * n + 8) continue;  // all zeros
 #pragma unroll
-          for (int n = 0; n < 2; ++n) multiply(c[r][n], a[r], b[n]);
+            for (int r = 0; r < Tiles; ++r) multiply(c[r][n], a[r], b[n]);
+          }
+        }
       }
     }
 #pragma unroll
     for (int r = 0; r < Tiles; ++r)
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
+      for (int n = 0; n < kAcross; ++n) {
         const int i = row + 16 * r + g, j = column + 8 * n + 2 * t;
-        if (row + 16 * r >= to.padded_rows) continue;
+        if (row + 16 * r >= to.padded_rows || column + 8 * n >= to.padded1()) continue;
         collect(i, j, c[r][n][0], c[r][n][1]);
         collect(i + 8, j, c[r][n][2], c[r][n][3]);
       }
