@@ -12,7 +12,10 @@ import zipfile
 from email.parser import Parser
 from pathlib import Path
 
-KERNELS = ("sinkhorn_separable", "sinkhorn_stationary", "stationary_lse", "normalise")
+KERNELS = (
+    *("sinkhorn_separable", "sinkhorn_stationary"),
+    *("separable_lse", "stationary_lse", "normalise"),
+)
 SYSTEM = {"libc", "libm", "libdl", "librt", "libpthread", "libstdc++", "libgcc_s", "libgomp"}
 IMPORT = """
 import os

@@ -77,7 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
         for batch in BATCHES:
             if n * n * batch <= 2**24:
                 where = f"n={n}, B={batch}"
-                session.attempt(f"separable_lse, {where}", lambda n=n, b=batch: _lse(n, b))
+                for backend in ("cuda", "triton"):
+                    name = f"separable_lse ({backend}), {where}"
+                    session.attempt(name, lambda n=n, b=batch, k=backend: _lse(n, b, k))
                 for backend, dtype in OPERATORS:
                     name = f"{_kernel(backend)}, {dtype}, {where}"
                     session.attempt(name, lambda n=n, b=batch, k=backend, t=dtype: _op(n, b, k, t))
@@ -188,6 +190,7 @@ def _distances(n: int, batch: int, dtype: str) -> list[dict]:
 
 
 def _one_launch(n: int) -> None:
+    """Raise where the CUDA backend is missing, or its solve does not take an n x n grid."""
     from unot_fast.ops import _cuda, backends
 
     found = backends()["cuda"]
@@ -238,18 +241,20 @@ def _one_iteration(case: str, batch: int, dtype: str) -> list[dict]:
     return _eager_and_graph(call, f"{_kernel('cuda')}, one iteration", info)
 
 
-def _lse(n: int, batch: int) -> list[dict]:
+def _lse(n: int, batch: int, backend: str) -> list[dict]:
     """The half-step operator."""
     from unot_fast.ops import separable_lse
 
     problem = _fields(n, batch)
+    if backend == "cuda":
+        _one_launch(1)
     h = problem.b.log()
     costs = [problem.axis_cost.float()] * 2
     epsilon = torch.full((batch,), EPSILON, dtype=torch.float64, device="cuda")
     single = h.float()
 
     def call():
-        return separable_lse(single, costs, epsilon, backend="triton")
+        return separable_lse(single, costs, epsilon, backend=backend)
 
     pairs = [0, batch - 1]
     exact = truth.log_sum_exp(h[pairs], problem.axis_cost / EPSILON)
@@ -257,7 +262,7 @@ def _lse(n: int, batch: int) -> list[dict]:
     _gate(error, FLOAT32_NATS)
     info = {
         **_info(problem, "unot_fast", f"torch {torch.__version__}"),
-        "kernel": "separable_lse",
+        "kernel": f"separable_lse ({backend})",
         "table": "log-sum-exp",
         "iterations": 1,
         "error": error,
@@ -266,7 +271,7 @@ def _lse(n: int, batch: int) -> list[dict]:
         "divisor": batch,
         "unit": "half-step and pair",
     }
-    return _eager_and_graph(call, "separable_lse", info, roofline.log_sum_exp(n, batch))
+    return _eager_and_graph(call, info["kernel"], info, roofline.log_sum_exp(n, batch))
 
 
 def _rival(method: peers.Method, n: int, batch: int) -> list[dict]:

@@ -107,18 +107,23 @@ def test_command_line(results, tmp_path):
 
 
 def test_ledger_takes_the_rows_of_a_run(results):
-    kernel = {"kernel": "separable_lse", "roofline_share": 0.25, "unit": "half-step and pair"}
+    kernel = {
+        "kernel": "separable_lse (triton)",
+        "roofline_share": 0.25,
+        "unit": "half-step and pair",
+    }
     solver = "sinkhorn_separable (triton)"
     run = {
-        "benchmarks": [entry("separable_lse, graph", "unot_fast", 64, 1e-6, **kernel)],
+        "benchmarks": [entry(f"{name}, graph", "unot_fast", 64, 1e-6, **kernel)],
         "failed": [{"name": f"{solver}, n=16, B=1", "reason": "AssertionError: error"}],
         "machine_info": {"gpu": "A GPU"},
         "commit_info": {"id": "0123456789abcdef"},
     }
     text = update(LEDGER.read_text(), run)
-    lse = next(line for line in text.splitlines() if line.startswith("| separable_lse"))
+    lse = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
     assert lse == (
-        "| separable_lse | kernels/separable_lse.py | 0123456789ab | A GPU | 1.0e-09 nats | "
+        "| separable_lse (triton) | kernels/separable_lse.py | 0123456789ab | A GPU | 1.0e-09 nats "
+        "| "
         "100 ns per half-step and pair (n = 64, B = 4) | 25.0% | verified |"
     )
     solve = next(line for line in text.splitlines() if line.startswith(f"| {solver} |"))

@@ -15,7 +15,7 @@ from torch.library import opcheck
 import unot_fast
 from tests.conftest import adversarial, normalised
 from unot_fast import Grid, Pyramid, Sphere
-from unot_fast.ops import _cuda, sinkhorn_separable, stationary_lse
+from unot_fast.ops import _cuda, separable_lse, sinkhorn_separable, stationary_lse
 from unot_fast.solver import multiscale
 
 EMULATED = "UNOT_FAST_EMULATOR" in os.environ
@@ -282,6 +282,39 @@ def test_costs_of_a_shift_in_clusters(cluster):
         options = {"tol": 0.0, "max_iter": 2, "overrelaxation": 1.5, "init": "zeros"}
         out = sinkhorn(a, b, geom, eps, backend="cuda", **options)
         assert_same(out, sinkhorn(a, b, geom, eps, **options), eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("n", "m"), [((6,), (9,)), ((5, 14), (13, 6)), ((2, 3, 4), (4, 3, 5))])
+def test_log_sum(n, m, dtype):
+    h = 20 * torch.randn(2, *m, dtype=torch.float64)
+    h[0][..., ::2] = -torch.inf
+    costs = Grid(n, target=m).axis_costs
+    epsilon = torch.tensor([1e-4, 0.3], dtype=torch.float64)
+    truth = separable_lse(h, costs, epsilon, backend="reference")
+    h, epsilon, *costs = (x.to(DEVICE) for x in (h.to(dtype), epsilon, *costs))
+    out = separable_lse(h, costs, epsilon, backend="cuda")
+    assert out.dtype == dtype
+    tolerance = 1e-10 if dtype == torch.float64 else 1e-3
+    assert torch.allclose(out.double().cpu(), truth, rtol=1e-6, atol=tolerance)
+
+
+@pytest.mark.parametrize("eps", [0.05, 5e-4])
+@pytest.mark.parametrize("kind", ["sqeuclidean", "euclidean"])
+def test_what_is_made_of_a_result(eps, kind):
+    """Products with the plan and gradients, in any range."""
+    a, b = measures((9, 8), (9, 8), 2)
+    grid = Grid((9, 8), kind)
+    found = []
+    for backend in ("cuda", "cpu"):
+        device = DEVICE if backend == "cuda" else "cpu"
+        x, y = (z.clone().to(device).requires_grad_() for z in (a, b))
+        out = unot_fast.sinkhorn(x, y, grid, eps, tol=1e-10, max_iter=3000, backend=backend)
+        out.cost.sum().backward()
+        field = torch.linspace(-1, 1, 72, dtype=torch.float64, device=device).view(1, 9, 8)
+        found.append((out.apply(field.expand(2, 9, 8)), out.barycentric_map(), x.grad, y.grad))
+    for x, y in zip(*found, strict=True):
+        assert torch.allclose(x.cpu(), y, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -80,6 +80,14 @@ class _Lse(ctypes.Structure):
     )
 
 
+class _Axis(ctypes.Structure):
+    _fields_ = (
+        *((name, _i64) for name in ("batch", "outer", "inner")),
+        *((name, _int) for name in ("length_in", "length", "single_in", "single")),
+        *((name, _pointer) for name in ("cost", "x", "epsilon", "out")),
+    )
+
+
 class _Normalise(ctypes.Structure):
     _fields_ = (
         ("count", _i64 * 2),
@@ -147,6 +155,27 @@ def supports(shape: tuple[int, ...], target_shape: tuple[int, ...], device: torc
     if code != _TOO_LARGE:
         _check(code)
     return code != _TOO_LARGE
+
+
+def separable_lse(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor) -> Tensor:
+    dtype, device = h.dtype, h.device
+    real = torch.float32 if dtype is torch.float32 else torch.float64
+    x = h.detach().to(real).contiguous()
+    epsilon, *costs = _doubles([epsilon, *costs], device)
+    shape = list(x.shape)
+    for axis in range(len(costs), 0, -1):  # the last first; between axes in float64
+        (shape[axis], length_in), last = costs[axis - 1].shape, axis == 1
+        out = torch.empty(shape, dtype=real if last else torch.float64, device=device)
+        if out.numel():
+            arguments = _Axis(
+                shape[0], math.prod(shape[1:axis]), math.prod(shape[axis + 1 :]),
+                length_in, shape[axis], x.dtype is torch.float32, out.dtype is torch.float32,
+                *_addresses((costs[axis - 1], x, epsilon, out)),
+            )  # fmt: skip
+            run = _function("separable_lse_run")
+            _check(run(ctypes.byref(arguments), device.index or 0, _stream(device)))
+        x = out
+    return x.to(dtype)
 
 
 def stationary_lse(

@@ -17,6 +17,7 @@ torch.library.define(
 
 _MODULES = {
     "cpu": "unot_fast.ops._cpu",
+    "cuda": "unot_fast.ops._cuda",
     "triton": "unot_fast.kernels.separable_lse",
     "reference": "unot_fast.reference.separable_lse",
 }
@@ -64,7 +65,7 @@ def separable_lse(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor, *, backen
     epsilon : Tensor, shape (B,)
         Positive regularisation, in units of cost.
     backend : str
-        ``"cpu"``, ``"triton"`` or ``"reference"``.
+        ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"reference"``.
 
     Returns
     -------
