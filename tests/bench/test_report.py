@@ -107,12 +107,8 @@ def test_command_line(results, tmp_path):
 
 
 def test_ledger_takes_the_rows_of_a_run(results):
-    kernel = {
-        "kernel": "separable_lse (triton)",
-        "roofline_share": 0.25,
-        "unit": "half-step and pair",
-    }
-    solver = "sinkhorn_separable (triton)"
+    name, solver = "separable_lse (triton)", "sinkhorn_separable (triton)"
+    kernel = {"kernel": name, "roofline_share": 0.25, "unit": "half-step and pair"}
     run = {
         "benchmarks": [entry(f"{name}, graph", "unot_fast", 64, 1e-6, **kernel)],
         "failed": [{"name": f"{solver}, n=16, B=1", "reason": "AssertionError: error"}],
