@@ -14,12 +14,13 @@ struct LevelArguments {
   int n[2], m[2];                   // source and target
   const double* cost[2];            // (n_k, m_k)
   const double* prolongation[2];    // (m_k of the next finer level, n_k)
-  const double *pool_n[2], *pool_m[2];  // shares of the finer cells, (n_k, n_k of the finer level)
+  // Shares of the finer cells: (n_k, n_k of the finer level).
+  const double *pool_n[2], *pool_m[2];
   double epsilon_floor, work;
 };
 
 // A cost that depends on the last axis only through a shift: between position j of row r of the
-// source and l of row q of the target table[class_of[r, q], j - l + m - 1]. Rows are all leading axes.
+// source and l of row q of the target table[class_of[r, q], j - l + m - 1]. Leading axes are rows.
 struct LineArguments {
   const double* table;  // (classes, length)
   const int32_t* class_of;

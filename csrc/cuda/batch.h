@@ -145,13 +145,15 @@ class BatchSolver {
     const LevelArguments& top = args_.level[args_.levels];
     const int count = top.m[0] * top.m[1];
     if (args_.start == 0) {
-      const void* given = static_cast<const char*>(args_.g) + problem * count * (args_.single ? 4 : 8);
+      const int size = args_.single ? 4 : 8;
+      const void* given = static_cast<const char*>(args_.g) + problem * count * size;
       for (int i = thread(); i < count; i += threads()) g[i] = at(given, args_.single, i) / epsilon;
     } else if (args_.start == 1) {
       for (int i = thread(); i < count; i += threads()) g[i] = 0;
     } else {
       const bool single = args_.levels == 0 && args_.single;
-      const void *a = masses(problem, args_.levels, false), *b = masses(problem, args_.levels, true);
+      const void* a = masses(problem, args_.levels, false);
+      const void* b = masses(problem, args_.levels, true);
       const double sa = args_.levels ? 1.0 : scale_a_, sb = args_.levels ? 1.0 : scale_b_;
       const Moments ma = moments(alone_, parity_, top.n, args_.x,
                                  [&](int i) { return sa * at(a, single, i); });
@@ -243,8 +245,8 @@ class BatchSolver {
 
   // True when the level is done and the finer one has its start.
   template <class T>
-  DEVICE NOINLINE bool in_scalings(const Level& level, int l, double next, Control& control, State& state,
-                          bool judges) {
+  DEVICE NOINLINE bool in_scalings(const Level& level, int l, double next, Control& control,
+                                   State& state, bool judges) {
     const Space<T> arrays = space<T>();
     Scaling<T> solve(level, arrays, parity_);
     if (!solve(control, state, judges)) return false;
@@ -268,8 +270,8 @@ class BatchSolver {
   // The c-transform of a level's f at the points of the next finer one. It stays a scaling where
   // epsilon does not change. False, with nothing changed, where the sums leave the range.
   template <class T>
-  DEVICE NOINLINE bool prolong_scalings(const Level& level, int l, double next, const Space<T>& arrays,
-                               Scaling<T>& solve, State& state) {
+  DEVICE NOINLINE bool prolong_scalings(const Level& level, int l, double next,
+                                        const Space<T>& arrays, Scaling<T>& solve, State& state) {
     const Facts& facts = shared_.prolongation[l];
     if (!fits<T>(facts, level.epsilon)) return false;
     const LevelArguments& finer = args_.level[l - 1];
@@ -298,7 +300,7 @@ class BatchSolver {
     return true;
   }
   DEVICE NOINLINE void prolong_potentials(const Level& level, int l, double next, InLogs& solve,
-                                 State& state) {
+                                          State& state) {
     const Space<double> arrays = space<double>();
     const LevelArguments& finer = args_.level[l - 1];
     const Side to(finer.m, group_of(l - 1));
@@ -319,8 +321,8 @@ class BatchSolver {
       static_cast<double*>(out)[at] = value;
   }
   // Potentials in units of cost with <g, b> = 0, and what is known of the problem.
-  DEVICE NOINLINE void finish(int64_t problem, const Level& level, const Control& control, State& state,
-                     double work) {
+  DEVICE NOINLINE void finish(int64_t problem, const Level& level, const Control& control,
+                              State& state, double work) {
     const bool in_log_domain = state.domain == Domain::kPotentials;
     to_nats(level, state);
     const Side &n = level.n, &m = level.m;

@@ -96,8 +96,8 @@ class LineProduct {
     }
   }
 
-  // 16 Tiles rows and 8 kAcross columns of the result. Eight shifts on, 8 columns of the operand are
-  // those that were beside them: of each eighth shift only the first 8 columns are loaded.
+  // 16 Tiles rows and 8 kAcross columns of the result. Eight shifts on, 8 columns of the operand
+  // are those that were beside them: only the first 8 are loaded for each shift.
   template <int Tiles>
   DEVICE void tile(bool forward, const Side& from, const Side& to, const T* table, const T* x,
                    int row, int column, Collector<T>& collect) const {

@@ -28,7 +28,9 @@ class LogSolve {
     for (;;) {
       const bool started = state.next == Phase::kRow;
       add(m, b, g);
-      log_.template forward<false>([&](int i, int j, double sum, double) { space_.u[i * n.ld<double>() + j] = sum; });
+      log_.template forward<false>([&](int i, int j, double sum, double) {
+        space_.u[i * n.ld<double>() + j] = sum;
+      });
       if (started) {
         const Marginal row = marginal(n, a, f, space_.u);
         control.mass = row.mass;
@@ -41,7 +43,9 @@ class LogSolve {
       }
       relax(n, f, space_.u, control.w, !started);
       add(n, a, f);
-      log_.backward([&](int i, int j, double sum, double) { space_.v[i * m.ld<double>() + j] = sum; });
+      log_.backward([&](int i, int j, double sum, double) {
+        space_.v[i * m.ld<double>() + j] = sum;
+      });
       relax(m, g, space_.v, control.w, false);
       state.next = Phase::kRow;
       state.column_error = marginal(m, b, g, space_.v).error;

@@ -33,7 +33,8 @@ DEVICE void normalise_one(const Group& alone, int64_t points, const T* x, T* sca
   *smallest = strange > 0 ? kInf - kInf : -negated;
 }
 
-KERNEL MOST_THREADS(kMostThreads) void normalise_kernel(const GRID_CONSTANT NormaliseArguments args) {
+KERNEL MOST_THREADS(kMostThreads) void normalise_kernel(
+    const GRID_CONSTANT NormaliseArguments args) {
   const Group alone(*reinterpret_cast<Slots*>(shared_memory()), true);
   const int side = cluster_index() < args.count[0] ? 0 : 1;
   const int64_t measure = cluster_index() - (side ? args.count[0] : 0);

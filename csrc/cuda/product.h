@@ -10,7 +10,8 @@ namespace {
 constexpr int kTile = 16;  // lengths are padded to multiples of it
 
 HOST_DEVICE constexpr int padded(int n) { return (n + kTile - 1) / kTile * kTile; }
-// Numbers between rows: past a multiple of 16, so that the loads of a fragment meet every bank once.
+// Numbers between rows: past a multiple of 16, so that the loads of a fragment meet every bank
+// once.
 template <class T>
 HOST_DEVICE constexpr int stride_for(int n) {
   return padded(n) + (sizeof(T) == 4 ? 4 : 8);

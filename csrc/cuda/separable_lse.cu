@@ -15,7 +15,8 @@ struct AxisArguments {
 
 namespace {
 
-KERNEL MOST_THREADS(kMostThreads) void separable_lse_kernel(const GRID_CONSTANT AxisArguments args) {
+KERNEL MOST_THREADS(kMostThreads) void separable_lse_kernel(
+    const GRID_CONSTANT AxisArguments args) {
   const int64_t points = args.outer * args.length * args.inner;
   const int64_t at = int64_t(cluster_index()) * threads() + thread();
   if (at >= args.batch * points) return;

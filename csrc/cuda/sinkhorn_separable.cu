@@ -1,5 +1,5 @@
-// The whole Sinkhorn solve of a batch of problems on a separable cost of one or two axes, multiscale
-// start included, in one launch.
+// The whole Sinkhorn solve of a batch of problems on a separable cost of one or two axes,
+// multiscale start included, in one launch.
 
 #include "plan.h"
 

@@ -37,17 +37,17 @@ DEVICE inline bool too_fine_for_tf32(double error, double previous) {
   return error < 3e-4 || (error < 1e-2 && error > 0.95 * previous);
 }
 
-// Product multiplies with exp(-C / epsilon), times exp(shift): put() writes an entry of its operand,
-// and a call leaves S in sums().
+// Product multiplies with exp(-C / epsilon), times exp(shift): put() writes an entry of its
+// operand, and a call leaves S in sums().
 template <class T, class Product>
 class ScalingSolve {
  public:
   DEVICE ScalingSolve(const Level& level, const Space<T>& space, int& parity)
       : level_(level), space_(space), parity_(parity), product_(level, space) {}
 
-  // Takes up f and g of the level; false, with nothing changed, where they are out of range.
-  // Leaves them as scalings in float64, of which tf32 may be done with before the solve is.
-  // `judges`: whether the solve may end here.
+  // From f and g of the level until the solve is done, a sum leaves the range or tf32 has done its
+  // part; the scalings are then in this object's arrays. False, with nothing changed, where f and g
+  // are out of range to begin with. `judges`: whether the solve may end here.
   DEVICE NOINLINE bool operator()(Control& control, State& state, bool judges) {
     level_.group.barrier();  // other blocks may still be on what they did alone
     const double middle = start_shift(state);
@@ -63,7 +63,7 @@ class ScalingSolve {
 
   // The operand a u, for a caller that is done with iterations.
   DEVICE void enter_source() { enter(level_.n, space_.a, space_.u); }
-  // f and g from the arrays of the solve to the level's.
+  // The scalings, in float64, to f and g of the level.
   DEVICE void store(State& state) {
     if (state.next != Phase::kStart) {
       const double scale = exp(shift_);

@@ -1,5 +1,5 @@
-// log sum_y exp(h(y) - C(x, y) / epsilon) against a cost that depends on the last axis only through a
-// shift, a thread for each x.
+// log sum_y exp(h(y) - C(x, y) / epsilon) against a cost that depends on the last axis only through
+// a shift, a thread for each x.
 
 #include "launch.h"
 #include "log_sum_exp.h"
@@ -18,7 +18,8 @@ struct LseArguments {
 
 namespace {
 
-KERNEL MOST_THREADS(kMostThreads) void stationary_lse_kernel(const GRID_CONSTANT LseArguments args) {
+KERNEL MOST_THREADS(kMostThreads) void stationary_lse_kernel(
+    const GRID_CONSTANT LseArguments args) {
   const int64_t points = int64_t(args.rows) * args.length;
   const int64_t points_in = int64_t(args.rows_in) * args.length_in;
   const int64_t at = int64_t(cluster_index()) * threads() + thread();
