@@ -88,6 +88,10 @@ def main(arguments: list[str] | None = None) -> None:
             for dtype in ("float32", "float64"):
                 name = f"sinkhorn_stationary (cuda), {dtype}, n={n}, B={batch}"
                 session.attempt(name, lambda n=n, b=batch, t=dtype: _distances(n, b, t))
+            where = f"n={n}, B={batch}"
+            session.attempt(f"normalise (cuda), {where}", lambda n=n, b=batch: _normalise(n, b))
+            name = f"stationary_lse (cuda), {where}"
+            session.attempt(name, lambda n=n, b=batch: _prolongation(n, b))
     for case in ("CIFAR", "LFW"):
         for batch in (1, 64, 4096):
             for dtype in ("float32", "float64"):
@@ -187,6 +191,66 @@ def _distances(n: int, batch: int, dtype: str) -> list[dict]:
     }
     work = roofline.Work(4.0 * n**4 * iterations * batch, 5.0 * n**2 * batch * a.element_size())
     return _eager_and_graph(call, "sinkhorn_stationary (cuda)", info, work)
+
+
+def _normalise(n: int, batch: int) -> list[dict]:
+    """Both measures of every pair to total 1."""
+    from unot_fast.ops import _cuda
+
+    problem = _fields(n, batch)
+    _one_launch(1)
+    a, b = (3 * x.float() for x in (problem.a, problem.b))
+
+    def call():
+        return _cuda.normalise(a, b, (batch, batch))
+
+    masses, totals, _ = call()
+    error = float((masses[0].double() / problem.a - 1).abs().max())
+    error = max(error, float((totals[0] / a.double().sum((1, 2)) - 1).abs().max()))
+    _gate(error, 1e-6)
+    info = _small(problem, "normalise (cuda)", error, "masses, relative", 1e-6)
+    work = roofline.Work(6.0 * n**2 * batch, 6.0 * n**2 * batch * a.element_size())
+    return _eager_and_graph(call, info["kernel"], info, work)
+
+
+def _prolongation(n: int, batch: int) -> list[dict]:
+    """Log-sum-exp from cells of two to the grid, under |x - y|."""
+    from unot_fast import Grid
+    from unot_fast.ops import stationary_lse
+
+    problem, grid = _fields(n, batch), Grid((n, n), "euclidean")
+    _one_launch(1)
+    level = grid.halved()
+    cost, shape = level.prolongation, (batch, *level.geom.shape)
+    h = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    epsilon = torch.full((batch,), 0.05, dtype=torch.float64)
+
+    def run(backend, *tensors):
+        h, table, row_class, epsilon = tensors
+        return stationary_lse(h, table, row_class, cost.step, (n, n), epsilon, backend=backend)
+
+    tensors = h, cost.table, cost.row_class, epsilon
+    on_device = [x.to("cuda") for x in tensors]
+    first = [h[:1], cost.table, cost.row_class, epsilon[:1]]
+    error = float((run("cuda", *on_device)[:1].cpu() - run("cpu", *first)).abs().max())
+    _gate(error, 1e-9)
+    info = _small(problem, "stationary_lse (cuda)", error, "nats", 1e-9)
+    work = roofline.Work(80.0 * n**4 / 4 * batch, 1.25 * n**2 * batch * 8)
+    return _eager_and_graph(lambda: run("cuda", *on_device), info["kernel"], info, work)
+
+
+def _small(problem, kernel: str, error: float, kind: str, tolerance: float) -> dict:
+    return {
+        **_info(problem, "unot_fast", f"torch {torch.__version__}"),
+        "kernel": kernel,
+        "table": kernel,
+        "iterations": 1,
+        "error": error,
+        "error_kind": kind,
+        "tolerance": tolerance,
+        "divisor": problem.batch,
+        "unit": "pair",
+    }
 
 
 def _one_launch(n: int) -> None:
