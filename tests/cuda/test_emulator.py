@@ -54,7 +54,7 @@ def test_kernels_under_sanitizers(tmp_path):
     build(tmp_path / "sanitized.so", "-O1", *SANITIZERS)
     run(
         tmp_path / "sanitized.so",
-        *("-k", "plain_iterations or pyramid_in or log_sum or normalise or in_clusters"),
+        *("-k", "n4-m4 or n3-m3 or pyramid_in or log_sum or normalise or in_clusters"),
         LD_PRELOAD=" ".join(libraries),
         ASAN_OPTIONS="detect_leaks=0,alloc_dealloc_mismatch=0",
         UBSAN_OPTIONS="halt_on_error=1",
