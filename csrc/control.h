@@ -9,6 +9,9 @@ namespace {
 
 enum Criterion { kMarginal = 0, kCost = 1, kMarginalNoCost = 2 };
 
+// Of a solve: nothing done yet, before the update of f, before that of g.
+enum class Phase { kStart, kRow, kColumn, kDone };
+
 struct Options {
   double tol;
   int criterion;

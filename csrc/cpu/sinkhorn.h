@@ -124,13 +124,11 @@ class Workspace {
   bool wide_ = true;  // the masses are there in double precision
 };
 
-enum class Phase { kStart, kRow, kColumn, kDone };
 enum class Domain { kPotentials, kSingle, kDouble };
 template <class T>
 constexpr Domain kDomain = std::is_same_v<T, float> ? Domain::kSingle : Domain::kDouble;
 
-// Where a solve stands: nothing done yet, before the update of f, before that of g; and what holds
-// its potentials, the workspace's f and g or one of its scalings. Of a pair of arrays, `flip` and
+// Where a solve stands, and what holds its potentials, the workspace's f and g or one of its scalings. Of a pair of arrays, `flip` and
 // `flop` say which of u and u_next, of v and v_next is the current one.
 struct State {
   Phase next = Phase::kStart;

@@ -56,9 +56,9 @@ struct Level {
   double epsilon;
   double *f, *g;  // this block's rows, in place in arrays of the whole grid
 
-  DEVICE double mass(const void* x, int i) const {
-    return single ? double(static_cast<const float*>(x)[i]) : static_cast<const double*>(x)[i];
-  }
+  // Masses at a place in the whole grid.
+  DEVICE double source_mass(int i) const { return number(a, single, i) * scale_a; }
+  DEVICE double target_mass(int i) const { return number(b, single, i) * scale_b; }
 };
 
 // This thread's part of sums over S, the result of a product, and old, the scaling there so far.

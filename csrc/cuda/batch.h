@@ -86,7 +86,7 @@ class BatchSolver {
         top = most(top, cost[i]);
         if (rows == columns) differing += cost[i] != cost[i % columns * columns + i / columns];
       }
-      for (int mask = kWarp / 2; mask > 0; mask /= 2) top = most(top, shuffle_xor(top, mask));
+      top = warp_largest(top);
       differing = warp_sum(differing);
       Facts& facts = prolongs ? shared_.prolongation[l + 1] : shared_.cost[l];
       if (lane() == 0) {
@@ -110,15 +110,12 @@ class BatchSolver {
     const int64_t at = problem * n[0] * n[1] * (args_.single ? 4 : 8);
     return static_cast<const char*>(target ? args_.b : args_.a) + at;
   }
-  DEVICE static double at(const void* x, bool single, int i) {
-    return single ? double(static_cast<const float*>(x)[i]) : static_cast<const double*>(x)[i];
-  }
   // Masses that were rounded to single precision do not sum to 1 exactly, and two marginals of
   // unequal totals would keep a solve from converging.
   DEVICE NOINLINE double scale_to_one(const void* x, const int* n) {
     if (!args_.single) return 1.0;
     double sum = 0;
-    for (int i = thread(); i < n[0] * n[1]; i += threads()) sum += at(x, true, i);
+    for (int i = thread(); i < n[0] * n[1]; i += threads()) sum += number(x, true, i);
     return 1.0 / alone_.sum(sum, parity_);
   }
 
@@ -134,7 +131,7 @@ class BatchSolver {
         double* out = pooled_masses(l, target);
         for (int i = thread(); i < to[0] * to[1]; i += threads())
           out[i] = scale * pooled(from, to, target ? coarse.pool_m : coarse.pool_n, i / to[1],
-                                  i % to[1], [&](int cell) { return at(finer, single, cell); });
+                                  i % to[1], [&](int cell) { return number(finer, single, cell); });
       }
       block_barrier();
     }
@@ -147,7 +144,8 @@ class BatchSolver {
     if (args_.start == 0) {
       const int size = args_.single ? 4 : 8;
       const void* given = static_cast<const char*>(args_.g) + problem * count * size;
-      for (int i = thread(); i < count; i += threads()) g[i] = at(given, args_.single, i) / epsilon;
+      for (int i = thread(); i < count; i += threads())
+        g[i] = number(given, args_.single, i) / epsilon;
     } else if (args_.start == 1) {
       for (int i = thread(); i < count; i += threads()) g[i] = 0;
     } else {
@@ -156,9 +154,9 @@ class BatchSolver {
       const void* b = masses(problem, args_.levels, true);
       const double sa = args_.levels ? 1.0 : scale_a_, sb = args_.levels ? 1.0 : scale_b_;
       const Moments ma = moments(alone_, parity_, top.n, args_.x,
-                                 [&](int i) { return sa * at(a, single, i); });
+                                 [&](int i) { return sa * number(a, single, i); });
       const Moments mb = moments(alone_, parity_, top.m, args_.y,
-                                 [&](int i) { return sb * at(b, single, i); });
+                                 [&](int i) { return sb * number(b, single, i); });
       const GaussianPotential potential(ma, mb, epsilon);
       for (int i = thread(); i < count; i += threads()) {
         const double x = args_.y[0] ? args_.y[0][i / top.m[1]] : 0.0, y = args_.y[1][i % top.m[1]];
@@ -314,12 +312,6 @@ class BatchSolver {
     state = State();
   }
 
-  DEVICE void put(void* out, int64_t at, double value) const {
-    if (args_.single)
-      static_cast<float*>(out)[at] = float(value);
-    else
-      static_cast<double*>(out)[at] = value;
-  }
   // Potentials in units of cost with <g, b> = 0, and what is known of the problem.
   DEVICE NOINLINE void finish(int64_t problem, const Level& level, const Control& control,
                               State& state, double work) {
@@ -329,14 +321,17 @@ class BatchSolver {
     double parts[kSums] = {}, total[kSums];
     each(n, [&](int i, int j) {
       const int at = n.in_grid(i, j);
-      parts[0] += level.mass(level.a, at) * level.scale_a * level.f[at];
+      parts[0] += level.source_mass(at) * level.f[at];
     });
     each(m, [&](int i, int j) {
       const int at = m.in_grid(i, j);
-      parts[1] += level.mass(level.b, at) * level.scale_b * level.g[at];
+      parts[1] += level.target_mass(at) * level.g[at];
     });
     level.group.sum(parts, parity_, total);
     const double fa = total[0], gb = total[1];
+    const auto put = [&](void* out, int64_t at, double value) {
+      set_number(out, args_.single, at, value);
+    };
     each(n, [&](int i, int j) {
       const int at = n.in_grid(i, j);
       put(args_.f, problem * n.n0 * n.n1 + at, (level.f[at] + gb) * level.epsilon);

@@ -121,6 +121,8 @@ struct alignas(2 * sizeof(T)) Pair {
 #include "emulator.h"
 #endif
 
+#include "../portable.h"
+
 namespace {
 
 constexpr int kWarp = 32, kMostThreads = 256, kMostCluster = 8;
@@ -133,6 +135,21 @@ template <class T>
 DEVICE T warp_sum(T x) {
   for (int mask = kWarp / 2; mask > 0; mask /= 2) x += shuffle_xor(x, mask);
   return x;
+}
+DEVICE inline double warp_largest(double x) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) x = most(x, shuffle_xor(x, mask));
+  return x;
+}
+
+// Numbers of either precision, of tensors.
+DEVICE inline double number(const void* x, bool single, int64_t i) {
+  return single ? double(static_cast<const float*>(x)[i]) : static_cast<const double*>(x)[i];
+}
+DEVICE inline void set_number(void* x, bool single, int64_t i, double value) {
+  if (single)
+    static_cast<float*>(x)[i] = float(value);
+  else
+    static_cast<double*>(x)[i] = value;
 }
 
 }  // namespace

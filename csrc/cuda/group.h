@@ -1,7 +1,6 @@
 // The blocks that share a problem, or a part of it.
 #pragma once
 
-#include "../portable.h"
 #include "device.h"
 
 namespace {
@@ -50,7 +49,7 @@ class Group {
     parity ^= 1;
   }
   DEVICE double largest(double x, int& parity) const {
-    for (int mask = kWarp / 2; mask > 0; mask /= 2) x = most(x, shuffle_xor(x, mask));
+    x = warp_largest(x);
     if (lane() < size_) *of(lane(), &slots_.part[parity][rank_ * warps() + warp()][0]) = x;
     barrier();
     for (int w = 0; w < size_ * warps(); ++w) x = most(x, slots_.part[parity][w][0]);

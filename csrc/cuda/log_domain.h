@@ -19,12 +19,8 @@ class LogSolve {
     const Side &n = level_.n, &m = level_.m;
     const auto f = [&](int i, int j) -> double& { return level_.f[n.in_grid(i, j)]; };
     const auto g = [&](int i, int j) -> double& { return level_.g[m.in_grid(i, j)]; };
-    const auto a = [&](int i, int j) {
-      return level_.mass(level_.a, n.in_grid(i, j)) * level_.scale_a;
-    };
-    const auto b = [&](int i, int j) {
-      return level_.mass(level_.b, m.in_grid(i, j)) * level_.scale_b;
-    };
+    const auto a = [&](int i, int j) { return level_.source_mass(n.in_grid(i, j)); };
+    const auto b = [&](int i, int j) { return level_.target_mass(m.in_grid(i, j)); };
     for (;;) {
       const bool started = state.next == Phase::kRow;
       add(m, b, g);
@@ -55,11 +51,9 @@ class LogSolve {
 
   // log a + f in place, for what comes after the solve.
   DEVICE void enter_source() {
-    add(level_.n,
-        [&](int i, int j) {
-          return level_.mass(level_.a, level_.n.in_grid(i, j)) * level_.scale_a;
-        },
-        [&](int i, int j) { return level_.f[level_.n.in_grid(i, j)]; });
+    const Side& n = level_.n;
+    add(n, [&](int i, int j) { return level_.source_mass(n.in_grid(i, j)); },
+        [&](int i, int j) { return level_.f[n.in_grid(i, j)]; });
   }
 
  private:

@@ -27,16 +27,9 @@ KERNEL MOST_THREADS(kMostThreads) void separable_lse_kernel(
   const double* cost = args.cost + i * args.length_in;
   const double sum = log_sum_exp(
       args.length_in,
-      [&](int k) {
-        const int64_t place = from + k * args.inner;
-        return args.single_in ? double(static_cast<const float*>(args.x)[place])
-                              : static_cast<const double*>(args.x)[place];
-      },
+      [&](int k) { return number(args.x, args.single_in, from + k * args.inner); },
       [&](int k) { return cost[k] * scale; });
-  if (args.single)
-    static_cast<float*>(args.out)[at] = float(sum);
-  else
-    static_cast<double*>(args.out)[at] = sum;
+  set_number(args.out, args.single, at, sum);
 }
 
 }  // namespace

@@ -11,10 +11,9 @@
 
 namespace {
 
-enum class Phase { kStart, kRow, kColumn, kDone };
 enum class Domain { kPotentials, kScalings };  // of f and g: in nats, or exp of them
 
-// Where a solve stands: nothing done yet, before the update of f, before that of g.
+// Where a solve stands.
 struct State {
   Phase next = Phase::kStart;
   Domain domain = Domain::kPotentials;
@@ -99,13 +98,13 @@ class ScalingSolve {
     block_barrier();
     each(n, [&](int i, int j) {
       const int at = i * n.ld<T>() + j, from = n.in_grid(i, j);
-      space_.a[at] = T(level_.mass(level_.a, from) * level_.scale_a);
+      space_.a[at] = T(level_.source_mass(from));
       if (state.next != Phase::kStart) space_.u[at] = T(level_.f[from]);
     });
     each(m, [&](int i, int j) {
       const int at = i * m.ld<T>() + j, from = m.in_grid(i, j);
       const double g = level_.g[from];
-      space_.b[at] = T(level_.mass(level_.b, from) * level_.scale_b);
+      space_.b[at] = T(level_.target_mass(from));
       space_.v[at] = T(state.domain == Domain::kScalings ? g : exp(g - middle));
     });
   }

@@ -27,21 +27,14 @@ KERNEL MOST_THREADS(kMostThreads) void stationary_lse_kernel(
   const int64_t problem = at / points;
   const int r = int(at % points) / args.length, j = int(at % points) % args.length;
   const double scale = 1.0 / args.epsilon[problem];
-  const auto h = [&](int k) {
-    const int64_t i = problem * points_in + k;
-    return args.single ? double(static_cast<const float*>(args.h)[i])
-                       : static_cast<const double*>(args.h)[i];
-  };
+  const auto h = [&](int k) { return number(args.h, args.single, problem * points_in + k); };
   const auto c = [&](int k) {
     const int q = k / args.length_in, l = k % args.length_in;
     const int64_t own = args.class_of[r * args.rows_in + q];
     return scale * args.table[own * args.table_length + j + args.step * (args.length_in - 1 - l)];
   };
   const double sum = log_sum_exp(int(points_in), h, c);
-  if (args.single)
-    static_cast<float*>(args.out)[at] = float(sum);
-  else
-    static_cast<double*>(args.out)[at] = sum;
+  set_number(args.out, args.single, at, sum);
 }
 
 }  // namespace

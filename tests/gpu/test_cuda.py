@@ -5,6 +5,7 @@ import torch
 
 from tests.conftest import normalised
 from tests.cuda.cases import *  # noqa: F403
+from tests.gpu.graphs import captured
 from unot_fast import Grid, Pyramid, backends, sinkhorn
 
 pytestmark = [
@@ -39,22 +40,14 @@ def test_capture_and_replay(n, batch):
     def run(x, y):
         return sinkhorn(x, y, grid, epsilon, validate=False, pyramid=Pyramid(tol=0.01))
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            run(a, b)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = run(a, b)
+    graph, out = captured(lambda: run(a, b))
     for x, y in (first, second):
         a.copy_(x)
         b.copy_(y)
         graph.replay()
         expected = run(x, y)
-        assert torch.equal(captured.f, expected.f)
-        assert torch.equal(captured.cost, expected.cost)
+        assert torch.equal(out.f, expected.f)
+        assert torch.equal(out.cost, expected.cost)
 
 
 def test_runs_on_the_current_stream():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.conftest import adversarial, normalised
+from tests.gpu.graphs import captured
 from unot_fast import Grid, sinkhorn
 from unot_fast.ops import separable_lse, sinkhorn_separable
 
@@ -155,20 +156,12 @@ def test_capture_and_replay(n):
     def run(x, y):
         return sinkhorn_separable(x, y, costs, epsilon, start, **options, backend="triton")
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            run(a, b)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = run(a, b)
+    graph, out = captured(lambda: run(a, b))
     for pair in (first, second):
         a.copy_(pair[0])
         b.copy_(pair[1])
         graph.replay()
-        for x, y in zip(captured, run(*pair), strict=True):
+        for x, y in zip(out, run(*pair), strict=True):
             torch.testing.assert_close(x, y, rtol=0, atol=0)
 
 

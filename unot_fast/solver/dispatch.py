@@ -21,13 +21,13 @@ from unot_fast.ops.compiling import constant_when_compiled
 def backend_for(backend: str, geom: Geometry, device: torch.device) -> str:
     """Name of the backend that solves on ``geom``; ``"auto"`` is the fastest that can."""
     chosen = resolve(backend, device)
-    if backend == "auto" and chosen == "cuda" and not _in_one_launch(geom, device):
+    if backend == "auto" and chosen == "cuda" and not _cuda_takes(geom, device):
         return resolve("triton", device)
     return chosen
 
 
 @constant_when_compiled
-def _in_one_launch(geom: Geometry, device: torch.device) -> bool:
+def _cuda_takes(geom: Geometry, device: torch.device) -> bool:
     if geom.kernel_costs[0] != "separable":
         return True
     return _cuda.supports(geom.shape, geom.target_shape, device)
