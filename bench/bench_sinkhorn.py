@@ -41,13 +41,19 @@ VARIANTS = {m.name: m for m in peers.variants()}
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("n", SIZES)
-def test_per_iteration(benchmark, size, n, batch, method):
-    """Plain iterations from zeros, a fixed number of them."""
-    if size == "small" and (n > 128 or batch > 32 or (n == 128 and batch > 1)):
-        pytest.skip("only with --bench-size full")
-    solver, problem = METHODS[method], _fields(n, batch)
-    iterations = ITERATIONS[n]
+@pytest.mark.parametrize("case", [*map(str, SIZES), "LFW"])
+def test_per_iteration(benchmark, size, case, batch, method):
+    """Plain iterations from zeros, a fixed number of them, on random fields and on images."""
+    if case == "LFW":
+        if size == "small" or batch != PAIRS_TO_PERCENT:
+            pytest.skip("only 32 pairs, with --bench-size full")
+        problem = _cell(case, batch)
+    else:
+        n = int(case)
+        if size == "small" and (n > 128 or batch > 32 or (n == 128 and batch > 1)):
+            pytest.skip("only with --bench-size full")
+        problem = _fields(n, batch)
+    solver, iterations = METHODS[method], ITERATIONS[problem.n]
     _refuse(solver, problem, iterations, size)
     row = _row(problem, solver.pairs(problem))
     run = _prepare(solver, row, iterations)
