@@ -51,8 +51,9 @@ $(VENV)/.demo: $(BIN)/python requirements/demo.txt $(SOURCES)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.demo requirements/test.txt
+$(VENV)/.test: $(VENV)/.demo requirements/test.txt requirements/harmonics.txt
 	$(BIN)/python -m pip install --quiet $(TORCH) -r requirements/test.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -r requirements/harmonics.txt
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.test requirements/peers.txt

@@ -4,14 +4,32 @@ from unot_fast._version import __version__
 from unot_fast.geometry import Geometry, Grid, Sphere
 from unot_fast.ops import backends
 from unot_fast.solver import OTResult, Pyramid, sinkhorn
+from unot_fast.spectral import (
+    Acceleration,
+    accelerate,
+    restore,
+    spectral_backend,
+    spectral_conv1d,
+    spectral_conv2d,
+    spectral_conv3d,
+    spectral_conv_s2,
+)
 
 __all__ = [
+    "Acceleration",
     "Geometry",
     "Grid",
     "OTResult",
     "Pyramid",
     "Sphere",
     "__version__",
+    "accelerate",
     "backends",
+    "restore",
     "sinkhorn",
+    "spectral_backend",
+    "spectral_conv1d",
+    "spectral_conv2d",
+    "spectral_conv3d",
+    "spectral_conv_s2",
 ]

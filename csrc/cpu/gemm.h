@@ -70,10 +70,10 @@ inline void panel(int vectors, int64_t M, int64_t K, const T* A, int64_t lda, co
   if constexpr (V > 1) panel<V - 1>(vectors, M, K, A, lda, B, ldb, C, ldc, add);
 }
 
-// Rows [from, to) of the product.
+// Rows [from, to) of the product, or of C + A B.
 template <class T>
 void gemm(int64_t from, int64_t to, int64_t N, int64_t K, const T* A, int64_t lda, const T* B,
-          int64_t ldb, T* C, int64_t ldc) {
+          int64_t ldb, T* C, int64_t ldc, bool add = false) {
   if (from >= to) return;
   const bool pack = K * ldb * int64_t(sizeof(T)) > kPackAbove;
   const int64_t depth = K > kBlockAbove ? kDepth : K;
@@ -92,7 +92,7 @@ void gemm(int64_t from, int64_t to, int64_t N, int64_t K, const T* A, int64_t ld
         b = packed.data();
       }
       panel<NV>(v, to - from, k, A + from * lda + k0, lda, b, b_stride, C + from * ldc + column,
-                ldc, k0 > 0);
+                ldc, add || k0 > 0);
     }
   }
 }

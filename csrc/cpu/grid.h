@@ -11,7 +11,7 @@
 
 #include "gemm.h"
 #include "team.h"
-#include "vector.h"
+#include "transpose.h"
 
 namespace {
 
@@ -79,18 +79,6 @@ Extent extent(Team& team, const T* x, int64_t size) {
   return team.combine(Extent{hmin(low), hmax(high)}, [](const Extent& x, const Extent& y) {
     return Extent{std::min(x.low, y.low), std::max(x.high, y.high)};
   });
-}
-
-// out(c, r) = in(r, c), in tiles: lines a power of two apart would evict each other.
-template <class From, class To>
-void transpose(int64_t rows, int64_t columns, const From* in, int64_t in_stride, To* out,
-               int64_t out_stride) {
-  constexpr int64_t tile = 16;
-  for (int64_t r0 = 0; r0 < rows; r0 += tile)
-    for (int64_t c0 = 0; c0 < columns; c0 += tile)
-      for (int64_t c = c0; c < std::min(c0 + tile, columns); ++c)
-        for (int64_t r = r0; r < std::min(r0 + tile, rows); ++r)
-          out[c * out_stride + r] = To(in[r * in_stride + c]);
 }
 
 }  // namespace

@@ -202,23 +202,29 @@ inline V polynomial(const T (&coefficients)[N], V x) {
   return p;
 }
 
-// exp(x) within 1 ulp or so; 0 where the result would be subnormal, +inf where it overflows.
+// exp(x) within 1 ulp or so, for x between kExpLow and kExpHigh.
 template <class V>
-inline V vexp(V x) {
+inline V exp_in_range(V x) {
   using T = Element<V>;
   using S = Simd<T>;
   using Int = typename S::Int;
   const T log2e = T(1.4426950408889634074);
   const T magic = T(1.5) * T(typename S::Bits(1) << S::kMantissa);  // adding it rounds
-  const V clamped = vmin(vmax(x, splat(S::kExpLow)), splat(S::kExpHigh));
-  const V shifted = clamped * log2e + magic;
+  const V shifted = x * log2e + magic;
   const V k = shifted - magic;
-  const V r = (clamped - k * S::kLn2Hi) - k * S::kLn2Lo;
+  const V r = (x - k * S::kLn2Hi) - k * S::kLn2Lo;
   V p = polynomial(S::kExp, r);
   p = p * r + T(1);
   p = p * r + T(1);
-  const Int exponent = ((Int)shifted - (Int)splat(magic)) << S::kMantissa;
-  V y = (V)((Int)p + exponent);
+  return (V)((Int)p + ((Int)shifted << S::kMantissa));  // what magic adds is shifted out
+}
+
+// The same for any x; 0 where the result would be subnormal, +inf where it overflows.
+template <class V>
+inline V vexp(V x) {
+  using T = Element<V>;
+  using S = Simd<T>;
+  V y = exp_in_range(vmin(vmax(x, splat(S::kExpLow)), splat(S::kExpHigh)));
   y = select(x < S::kExpLow, V{}, y);
   return select(x > S::kExpHigh, splat(std::numeric_limits<T>::infinity()), y);
 }

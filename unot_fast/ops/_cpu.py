@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.ops.backends import cpu_isa, cpu_library
+from unot_fast.ops.complex_tables import adjoint
 
 _i64, _int, _double, _pointer = ctypes.c_int64, ctypes.c_int, ctypes.c_double, ctypes.c_void_p
 _side = (_int, _pointer, _pointer)
@@ -19,6 +20,8 @@ _ARGUMENTS = {
     "sinkhorn_separable": (_pointer, *_side, _pointer, _pointer),
     "sinkhorn_stationary": (_pointer, *_side, _i64, _pointer, _pointer),
     "normalise": (*(_i64,) * 4, _int, _pointer, _pointer, _int, *(_pointer,) * 5),
+    "spectral_analysis": (_i64, _pointer, _int, *(_pointer,) * 3, _int, _pointer),
+    **dict.fromkeys(("spectral_mixing", "spectral_synthesis", "channel_mlp"), (_pointer, _int)),
 }
 
 
@@ -236,3 +239,235 @@ def normalise(
         ctypes.byref(gap),
     )
     return masses, totals, gap.value if valid else None
+
+
+class _Transform(ctypes.Structure):
+    _fields_ = tuple((name, _i64) for name in ("n0", "n1", "m0", "m1"))
+
+
+class _Mixing(ctypes.Structure):
+    _fields_ = (
+        *((name, _i64) for name in ("batch", "inputs", "outputs", "modes")),
+        ("single", _int),
+        *((name, _pointer) for name in ("x", "weight")),
+        ("threads", _int),
+        *((name, _pointer) for name in ("y", "dy", "dx", "dweight")),
+    )
+
+
+class _Mlp(ctypes.Structure):
+    _fields_ = (
+        *((name, _i64) for name in ("inputs", "hidden", "outputs")),
+        *((name, _pointer) for name in ("w1", "b1", "w2", "b2", "gate")),
+        *((name, _pointer) for name in ("dw1", "db1", "dw2", "db2", "dgate")),
+    )
+
+
+class _Synthesis(ctypes.Structure):
+    _fields_ = (
+        *((name, _i64) for name in ("batch", "inputs", "outputs")),
+        ("shape", _Transform),
+        ("single", _int),
+        ("gelu", _int),
+        *((name, _pointer) for name in ("c", "first", "last", "x", "skip", "bias", "mlp")),
+        ("threads", _int),
+        *((name, _pointer) for name in ("y", "dy", "adjoint_first", "adjoint_last")),
+        *((name, _pointer) for name in ("dc", "dx", "dskip", "dbias")),
+    )
+
+
+class _ChannelMlp(ctypes.Structure):
+    _fields_ = (
+        ("batch", _i64),
+        ("pixels", _i64),
+        ("single", _int),
+        ("gelu", _int),
+        ("mlp", _Mlp),
+        *((name, _pointer) for name in ("x", "residual")),
+        ("threads", _int),
+        *((name, _pointer) for name in ("y", "dy", "dx", "dresidual")),
+    )
+
+
+def spectral_analysis(x: Tensor, tables: Sequence[Tensor]) -> Tensor:
+    d = len(tables)
+    x, *tables = _prepare(x, *tables, dtype=x.dtype)
+    out = x.new_empty((*x.shape[:-d], 2, *(t.shape[0] for t in tables)))
+    first, last = tables if d == 2 else (x.new_tensor([[[1.0, 0.0]]]), tables[0])
+    shape = _Transform(first.shape[1], last.shape[1], first.shape[0], last.shape[0])
+    if out.numel():
+        _kernel("spectral_analysis")(
+            x.shape[:-d].numel(),
+            ctypes.byref(shape),
+            x.dtype is torch.float32,
+            *_addresses(x, first, last),
+            torch.get_num_threads(),
+            out.data_ptr(),
+        )
+    return out
+
+
+def spectral_mixing(c: Tensor, weight: Tensor) -> Tensor:
+    c, weight = _prepare(c, weight, dtype=c.dtype)
+    out = c.new_empty((c.shape[0], weight.shape[1], *c.shape[2:]))
+    _mix(weight, c, out, None, None, None)
+    return out
+
+
+def spectral_mixing_vjp(grad: Tensor, c: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    grad, c, weight = _prepare(grad, c, weight, dtype=c.dtype)
+    dc, dweight = torch.empty_like(c), torch.empty_like(weight)
+    _mix(weight, c, None, grad, dc, dweight)
+    return dc, dweight
+
+
+def _mix(weight: Tensor, c: Tensor, *others: Tensor | None) -> None:
+    arguments = _Mixing(
+        c.shape[0],
+        *weight.shape[:2],
+        weight.shape[2:-1].numel(),
+        c.dtype is torch.float32,
+        *_addresses(c, weight),
+        torch.get_num_threads(),
+        *_addresses(*others),
+    )
+    if c.numel() or weight.numel():
+        _kernel("spectral_mixing")(ctypes.byref(arguments), others[0] is None)
+
+
+def spectral_synthesis(
+    c: Tensor,
+    tables: Sequence[Tensor],
+    x: Tensor | None,
+    skip: Tensor | None,
+    bias: Tensor | None,
+    w1: Tensor | None,
+    b1: Tensor | None,
+    w2: Tensor | None,
+    b2: Tensor | None,
+    gate: Tensor | None,
+    gelu: bool,
+) -> Tensor:
+    channels, d = c.shape[1] if w2 is None else w2.shape[0], len(tables)
+    out = c.new_empty((c.shape[0], channels, *c.shape[2 : -d - 1], *(t.shape[0] for t in tables)))
+    inputs = x, skip, bias, w1, b1, w2, b2, gate
+    _synthesise(c, tables, inputs, gelu, out, None, [None] * 9)
+    return out
+
+
+def spectral_synthesis_vjp(
+    grad: Tensor,
+    c: Tensor,
+    tables: Sequence[Tensor],
+    x: Tensor | None,
+    skip: Tensor | None,
+    bias: Tensor | None,
+    w1: Tensor | None,
+    b1: Tensor | None,
+    w2: Tensor | None,
+    b2: Tensor | None,
+    gate: Tensor | None,
+    gelu: bool,
+) -> tuple[Tensor, ...]:
+    (grad,) = _prepare(grad, dtype=c.dtype)
+    dx = None if x is None else torch.empty(x.shape, dtype=c.dtype)
+    inputs = x, skip, bias, w1, b1, w2, b2, gate
+    dc, *sums = _zeros_like((c, *inputs[1:]), c.dtype)
+    _synthesise(c, tables, inputs, gelu, None, grad, (dc, dx, *sums))
+    return tuple(c.new_empty(0) if t is None else t for t in (dc, dx, *sums))
+
+
+def _synthesise(c, tables, inputs, gelu, out, grad, results) -> None:
+    dtype = c.dtype
+    c, *tables = _prepare(c, *tables, dtype=dtype)
+    *points, n1 = (out if grad is None else grad).shape[2:]
+    # Without a table for the first axis there are lines in its place.
+    first, last = tables if len(tables) == 2 else (None, tables[0])
+    n0 = points[0] if points else 1
+    adjoint_first, adjoint_last = (
+        None if t is None or grad is None else adjoint(t).contiguous() for t in (first, last)
+    )
+    x, skip, bias, *mlp = _prepare_some(inputs, dtype)
+    dc, dx, dskip, dbias, *dmlp = results
+    pointwise = None if mlp[0] is None else _mlp(mlp, dmlp)
+    arguments = _Synthesis(
+        c.shape[0],
+        0 if x is None else x.shape[1],
+        c.shape[1],
+        _Transform(n0, n1, n0 if first is None else c.shape[-2], c.shape[-1]),
+        dtype is torch.float32,
+        gelu,
+        *_addresses(c, first, last, x, skip, bias),
+        None if pointwise is None else ctypes.addressof(pointwise),
+        torch.get_num_threads(),
+        *_addresses(out, grad, adjoint_first, adjoint_last, dc, dx, dskip, dbias),
+    )
+    if c.shape[0]:
+        _kernel("spectral_synthesis")(ctypes.byref(arguments), out is None)
+
+
+def channel_mlp(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    residual: Tensor | None,
+    gate: Tensor | None,
+    gelu: bool,
+) -> Tensor:
+    out = torch.empty((x.shape[0], w2.shape[0], *x.shape[2:]), dtype=x.dtype)
+    _run_mlp(x, residual, (w1, b1, w2, b2, gate), gelu, (out, None, None, None), [None] * 5)
+    return out
+
+
+def channel_mlp_vjp(
+    grad: Tensor,
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    residual: Tensor | None,
+    gate: Tensor | None,
+    gelu: bool,
+) -> tuple[Tensor, ...]:
+    (grad,) = _prepare(grad, dtype=x.dtype)
+    dx, dr = (None if t is None else torch.empty(t.shape, dtype=x.dtype) for t in (x, residual))
+    sums = _zeros_like((w1, b1, w2, b2, gate), x.dtype)
+    _run_mlp(x, residual, (w1, b1, w2, b2, gate), gelu, (None, grad, dx, dr), sums)
+    *others, dgate = sums
+    return tuple(x.new_empty(0) if t is None else t for t in (dx, *others, dr, dgate))
+
+
+def _run_mlp(x, residual, weights, gelu, results, gradients) -> None:
+    x, residual, *weights = _prepare_some((x, residual, *weights), x.dtype)
+    arguments = _ChannelMlp(
+        x.shape[0],
+        x.shape[2:].numel(),
+        x.dtype is torch.float32,
+        gelu,
+        _mlp(weights, gradients),
+        *_addresses(x, residual),
+        torch.get_num_threads(),
+        *_addresses(*results),
+    )
+    if x.numel():
+        _kernel("channel_mlp")(ctypes.byref(arguments), results[0] is None)
+
+
+def _mlp(weights: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> _Mlp:
+    (hidden, inputs), outputs = weights[0].shape, weights[2].shape[0]
+    return _Mlp(inputs, hidden, outputs, *_addresses(*weights, *gradients))
+
+
+def _prepare_some(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
+    return [None if t is None else _prepare(t, dtype=dtype)[0] for t in tensors]
+
+
+def _zeros_like(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
+    return [None if t is None else torch.zeros(t.shape, dtype=dtype) for t in tensors]
+
+
+def _addresses(*tensors: Tensor | None) -> tuple[int | None, ...]:
+    return tuple(None if t is None else t.data_ptr() for t in tensors)

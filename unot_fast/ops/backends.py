@@ -160,7 +160,18 @@ def _reference() -> Backend:
     return Backend("reference", True, ("cpu", "cuda"), detail)
 
 
-_PROBES = {"cpu": _cpu, "cuda": _cuda, "triton": _triton, "reference": _reference}
+def _torch() -> Backend:
+    detail = "matrix products of torch, for spectral layers"
+    return Backend("torch", True, ("cpu", "cuda"), detail)
+
+
+_PROBES = {
+    "cpu": _cpu,
+    "cuda": _cuda,
+    "triton": _triton,
+    "torch": _torch,
+    "reference": _reference,
+}
 
 
 def backends() -> Backends:

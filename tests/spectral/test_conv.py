@@ -1,0 +1,202 @@
+import pytest
+import torch
+
+import unot_fast
+from unot_fast import spectral_conv1d, spectral_conv2d, spectral_conv3d
+
+CONVS = {1: spectral_conv1d, 2: spectral_conv2d, 3: spectral_conv3d}
+
+
+def by_fft(x, weight, norm="forward", output_shape=None, signed=True):
+    """The layer with full spectra, frequency by frequency."""
+    d = x.ndim - 2
+    axes = tuple(range(2, d + 2))
+    to = output_shape or x.shape[2:]
+    spectrum = torch.fft.rfftn(x, dim=axes, norm=norm)
+    half = to[-1] // 2 + 1
+    out = torch.zeros(x.shape[0], weight.shape[1], *to[:-1], half, dtype=spectrum.dtype)
+
+    def on_grid(frequency, n):
+        return frequency % n if not signed else (
+            frequency % n if -(n // 2) <= frequency <= (n - 1) // 2 else None
+        )  # fmt: skip
+
+    for index in torch.cartesian_prod(*(torch.arange(m) for m in weight.shape[2:])).view(-1, d):
+        index = tuple(index.tolist())
+        k = [
+            i - m // 2 if signed else i for i, m in zip(index[:-1], weight.shape[2:], strict=False)
+        ]
+        if not signed and any(f >= n for f, n in zip(k, x.shape[2:], strict=False)):
+            continue
+        source = [on_grid(f, n) for f, n in zip(k, x.shape[2:], strict=False)]
+        target = [on_grid(f, n) for f, n in zip(k, to, strict=False)]
+        if None in source or index[-1] > x.shape[-1] // 2:
+            continue
+        if None in target or index[-1] >= half:
+            continue
+        mixed = spectrum[(..., *source, index[-1])] @ weight[(..., *index)]
+        out[(slice(None), slice(None), *target, index[-1])] += mixed
+    return torch.fft.irfftn(out, s=to, dim=axes, norm=norm)
+
+
+GRIDS = [  # points, modes
+    ((16, 16), (4, 3)),
+    ((13, 17), (5, 4)),
+    ((12, 15), (12, 8)),
+    ((8, 9), (12, 9)),
+    ((9, 8), (10, 5)),
+    ((1, 6), (3, 2)),
+    ((15,), (4,)),
+    ((8,), (9,)),
+    ((6, 5, 8), (4, 3, 3)),
+    ((5, 4, 6), (6, 6, 6)),
+]
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch", "reference"])
+@pytest.mark.parametrize(("points", "modes"), GRIDS)
+def test_is_the_truncated_fourier_transform(points, modes, backend):
+    x = torch.randn(2, 3, *points, dtype=torch.float64)
+    weight = torch.randn(3, 4, *modes, dtype=torch.cdouble)
+    for norm in ("forward", "backward", "ortho"):
+        out = CONVS[len(points)](x, weight, norm=norm, backend=backend)
+        assert torch.allclose(out, by_fft(x, weight, norm), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("points", "to"), [((16, 16), (24, 20)), ((16, 15), (9, 8)), ((6, 6), (31, 4)), ((12,), (30,))]
+)
+def test_another_grid_for_the_result(points, to):
+    x = torch.randn(2, 2, *points, dtype=torch.float64)
+    weight = torch.randn(2, 3, *((6, 4)[-len(points) :]), dtype=torch.cdouble)
+    for norm in ("forward", "backward", "ortho"):
+        out = CONVS[len(points)](x, weight, norm=norm, output_shape=to)
+        assert torch.allclose(out, by_fft(x, weight, norm, to), atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [8, 10, 13, 19, 28])
+def test_published_modes(n):
+    """UNOT keeps the first ten of either axis, aliases included."""
+    x = torch.randn(2, 3, n, n, dtype=torch.float64)
+    weight = torch.randn(3, 4, 10, 10, dtype=torch.cdouble)
+    out = spectral_conv2d(x, weight, norm="backward", frequencies="nonnegative")
+    rows, columns = min(n, 10), min(n // 2 + 1, 10)
+    spectrum = torch.fft.rfft2(x)
+    kept = torch.zeros(2, 4, n, n // 2 + 1, dtype=spectrum.dtype)
+    kept[..., :rows, :columns] = torch.einsum(
+        "bixy,ioxy->boxy", spectrum[..., :rows, :columns], weight[..., :rows, :columns]
+    )
+    assert torch.allclose(out, torch.fft.irfft2(kept, s=(n, n)), atol=1e-12)
+
+
+def test_the_whole_layer():
+    x = torch.randn(2, 3, 12, 10, dtype=torch.float64)
+    weight = torch.randn(3, 4, 4, 3, dtype=torch.cdouble)
+    skip, bias = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 1, 1, dtype=torch.float64)
+    out = spectral_conv2d(x, weight, bias, skip=skip, activation="gelu")
+    z = by_fft(x, weight) + torch.einsum("oi,bixy->boxy", skip, x) + bias
+    assert torch.allclose(out, torch.nn.functional.gelu(z), atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_does_not_depend_on_the_resolution(dtype):
+    """The same weights on samples of one band-limited function."""
+
+    def samples(n):
+        t = torch.arange(n, dtype=torch.float64) / n * 2 * torch.pi
+        a, b = t[:, None], t[None, :]
+        waves = [torch.sin(3 * a - 2 * b), torch.cos(4 * b + a), 0.3 + torch.sin(2 * a) + 0 * b]
+        return torch.stack(waves)[None].to(dtype)
+
+    weight = torch.randn(3, 4, 10, 6, dtype=torch.cfloat)
+    fine = spectral_conv2d(samples(128), weight)
+    for n in (32, 64):
+        out = spectral_conv2d(samples(n), weight)
+        assert torch.allclose(out, fine[..., :: 128 // n, :: 128 // n], atol=1e-5)
+    # 48 does not divide 128: by the function's own interpolation.
+    out = spectral_conv2d(samples(48), weight)
+    assert torch.allclose(
+        out, spectral_conv2d(samples(128), weight, output_shape=(48, 48)), atol=1e-5
+    )
+
+
+def test_gradients():
+    x = torch.randn(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 3, 3, 2, dtype=torch.cdouble, requires_grad=True)
+    skip = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+
+    def layer(x, weight, skip, bias):
+        return spectral_conv2d(x, weight, bias, skip=skip, activation="gelu")
+
+    assert torch.autograd.gradcheck(layer, (x, weight, skip, bias))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_single(dtype):
+    x, weight = torch.randn(2, 3, 16, 16), torch.randn(3, 4, 6, 4, dtype=torch.cfloat)
+    out = spectral_conv2d(x.to(dtype), weight)
+    assert out.dtype == dtype
+    assert torch.equal(out, spectral_conv2d(x.to(dtype).float(), weight).to(dtype))
+
+
+def test_any_strides():
+    x = torch.randn(2, 3, 12, 10)
+    weight = torch.randn(3, 4, 4, 3, dtype=torch.cfloat)
+    out = spectral_conv2d(x, weight)
+    assert torch.equal(spectral_conv2d(x.to(memory_format=torch.channels_last), weight), out)
+    permuted = weight.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
+    assert torch.equal(spectral_conv2d(x, permuted), out)
+
+
+@pytest.mark.slow
+def test_compile():
+    weight = torch.randn(3, 3, 6, 4, dtype=torch.cfloat, requires_grad=True)
+    skip = torch.randn(3, 3, requires_grad=True)
+
+    def layer(x, real):
+        return spectral_conv2d(x, real, skip=skip, activation="gelu").square().sum()
+
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True)
+    for n in (16, 21):
+        x = torch.randn(2, 3, n, n + 2)
+        real = torch.view_as_real(weight)
+        expected = torch.autograd.grad(layer(x, real), (weight, skip))
+        found = torch.autograd.grad(compiled(x, torch.view_as_real(weight)), (weight, skip))
+        assert all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.zeros(2, 3, 8)}, "x must have shape"),
+        ({"x": torch.zeros(2, 5, 8, 8)}, "weight must take the 5 channels"),
+        ({"x": torch.zeros(2, 3, 8, 8, dtype=torch.int64)}, "x must be real"),
+        ({"x": torch.zeros(2, 3, 8, 8, dtype=torch.cfloat)}, "x must be real"),
+        ({"weight": torch.zeros(3, 4, 4, 3)}, "weight must be complex"),
+        ({"weight": torch.zeros(3, 4, 4, dtype=torch.cfloat)}, "weight must be complex of shape"),
+        ({"bias": torch.zeros(3)}, "bias must have 4"),
+        ({"skip": torch.zeros(3, 4)}, "skip must have shape"),
+        ({"skip": torch.zeros(4, 3), "output_shape": (4, 4)}, "output_shape must be"),
+        ({"output_shape": (4,)}, "output_shape must have 2"),
+        ({"activation": "relu"}, "activation must be"),
+        ({"norm": "none"}, "norm must be"),
+        ({"frequencies": "all"}, "frequencies must be"),
+        ({"backend": "triton"}, "backend must be"),
+    ],
+)
+def test_errors_name_the_argument(change, message):
+    arguments = {
+        "x": torch.zeros(2, 3, 8, 8),
+        "weight": torch.zeros(3, 4, 4, 3, dtype=torch.cfloat),
+    }
+    with pytest.raises((TypeError, ValueError), match=message):
+        spectral_conv2d(**(arguments | change))
+
+
+def test_backend_can_be_asked():
+    x = torch.zeros(2, 3, 8, 8)
+    assert unot_fast.spectral_backend(x) == "cpu"
+    assert unot_fast.spectral_backend(x, 3) == "torch"
+    with pytest.raises(RuntimeError, match="one and two dimensions"):
+        unot_fast.spectral_backend(x, 3, "cpu")

@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from unot_fast import spectral_conv_s2
+
+harmonics = pytest.importorskip("torch_harmonics")
+
+
+def by_torch_harmonics(x, weight, orders, grid, norm, to=None):
+    nlat, nlon = to or x.shape[2:]
+    options = {"lmax": weight.shape[2], "mmax": orders, "grid": grid, "norm": norm}
+    c = harmonics.RealSHT(*x.shape[2:], **options)(x)
+    c = torch.einsum("bilm,iolm->bolm" if weight.ndim == 4 else "bilm,iol->bolm", c, weight)
+    return harmonics.InverseRealSHT(nlat, nlon, **options)(c)
+
+
+@pytest.mark.parametrize("grid", ["equiangular", "legendre-gauss", "lobatto"])
+@pytest.mark.parametrize("norm", ["ortho", "four-pi"])
+@pytest.mark.parametrize(
+    ("points", "degrees", "orders"), [((16, 32), 8, 5), ((9, 17), 6, 6), ((33, 33), 10, 10)]
+)
+@pytest.mark.parametrize("per_order", [False, True])
+def test_golden(points, degrees, orders, grid, norm, per_order):
+    x = torch.randn(2, 3, *points, dtype=torch.float64)
+    weight = torch.randn(3, 4, degrees, *[orders] * per_order, dtype=torch.cdouble)
+    out = spectral_conv_s2(x, weight, orders=orders, grid=grid, norm=norm)
+    assert torch.allclose(out, by_torch_harmonics(x, weight, orders, grid, norm), atol=1e-11)
+
+
+def test_another_grid_for_the_result():
+    x = torch.randn(2, 3, 16, 32, dtype=torch.float64)
+    weight = torch.randn(3, 4, 8, dtype=torch.cdouble)
+    out = spectral_conv_s2(x, weight, orders=6, output_shape=(11, 20))
+    expected = by_torch_harmonics(x, weight, 6, "equiangular", "ortho", (11, 20))
+    assert torch.allclose(out, expected, atol=1e-11)
+
+
+def test_the_whole_layer_and_its_gradients():
+    x = torch.randn(1, 2, 5, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 3, 4, dtype=torch.cdouble, requires_grad=True)
+    skip = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+
+    def layer(x, weight, skip, bias):
+        return spectral_conv_s2(x, weight, bias, skip=skip, activation="gelu", orders=3)
+
+    z = by_torch_harmonics(x, weight, 3, "equiangular", "ortho")
+    z = z + torch.einsum("oi,bixy->boxy", skip, x) + bias.view(-1, 1, 1)
+    assert torch.allclose(layer(x, weight, skip, bias), torch.nn.functional.gelu(z), atol=1e-11)
+    assert torch.autograd.gradcheck(layer, (x, weight, skip, bias))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"orders": 6}, "orders must be from 1"),
+        ({"weight": torch.zeros(3, 4, 5, 3, dtype=torch.cfloat), "orders": 2}, "those of weight"),
+        ({"weight": torch.zeros(3, 4, 5, 3, 2, dtype=torch.cfloat)}, "weight must be complex of"),
+        ({"grid": "healpix"}, "grid must be"),
+    ],
+)
+def test_errors_name_the_argument(change, message):
+    arguments = {"x": torch.zeros(2, 3, 8, 9), "weight": torch.zeros(3, 4, 5, dtype=torch.cfloat)}
+    with pytest.raises(ValueError, match=message):
+        spectral_conv_s2(**(arguments | change))

@@ -1,0 +1,194 @@
+"""Spectral layers as matrix products of torch, on any device and in any dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unot_fast.ops.complex_tables import adjoint
+
+
+def spectral_analysis(x: Tensor, tables: Sequence[Tensor]) -> Tensor:
+    d = len(tables)
+    *first, last = tables
+    re, im = (x @ last[..., part].T.contiguous() for part in (0, 1))
+    for k in reversed(range(d - 1)):
+        re, im = _along(first[k], re, im, k - d)
+    return torch.stack((re, im), x.ndim - d)
+
+
+def spectral_mixing(c: Tensor, weight: Tensor) -> Tensor:
+    return _product(c, _blocks(weight), weight.shape[1])
+
+
+def spectral_mixing_vjp(grad: Tensor, c: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    dc = _product(grad, _blocks(weight).mT, weight.shape[0])
+    i, o = weight.shape[:2]
+    # The gradient of the real matrix of a complex number (re, im; -im, re).
+    block = torch.bmm(_by_mode(c).mT, _by_mode(grad)).unflatten(2, (2, o)).unflatten(1, (2, i))
+    re = block[:, 0, :, 0] + block[:, 1, :, 1]
+    im = block[:, 0, :, 1] - block[:, 1, :, 0]
+    dw = torch.stack((re, im), -1).movedim(0, 2)
+    return dc, dw.reshape(weight.shape)
+
+
+def spectral_synthesis(
+    c: Tensor,
+    tables: Sequence[Tensor],
+    x: Tensor | None,
+    skip: Tensor | None,
+    bias: Tensor | None,
+    w1: Tensor | None,
+    b1: Tensor | None,
+    w2: Tensor | None,
+    b2: Tensor | None,
+    gate: Tensor | None,
+    gelu: bool,
+) -> Tensor:
+    z = _before_activation(c, tables, x, skip, bias)
+    h = F.gelu(z) if gelu else z
+    return h if w1 is None else channel_mlp(h, w1, b1, w2, b2, _residual(x, gate), gate, gelu)
+
+
+def spectral_synthesis_vjp(
+    grad: Tensor,
+    c: Tensor,
+    tables: Sequence[Tensor],
+    x: Tensor | None,
+    skip: Tensor | None,
+    bias: Tensor | None,
+    w1: Tensor | None,
+    b1: Tensor | None,
+    w2: Tensor | None,
+    b2: Tensor | None,
+    gate: Tensor | None,
+    gelu: bool,
+) -> tuple[Tensor, ...]:
+    none = grad.new_empty(0)
+    z = _before_activation(c, tables, x, skip, bias) if gelu or w1 is not None else none
+    dz, dr, mlp = grad, none, [none] * 5
+    if w1 is not None:
+        h, residual = (F.gelu(z) if gelu else z), _residual(x, gate)
+        dz, *mlp[:4], dr, mlp[4] = channel_mlp_vjp(grad, h, w1, b1, w2, b2, residual, gate, gelu)
+    if gelu:
+        dz = torch.ops.aten.gelu_backward(dz, z)
+    rows = dz.flatten(2)
+    dx = dskip = none
+    if x is not None:
+        dx = torch.zeros_like(x) if skip is None else (skip.T @ rows).reshape(x.shape)
+        dx = dx + dr if gate is not None else dx
+    if skip is not None:
+        dskip = _outer(rows, x.flatten(2))
+    dbias = none if bias is None else rows.sum((0, 2))
+    return spectral_analysis(dz, [adjoint(t) for t in tables]), dx, dskip, dbias, *mlp
+
+
+def channel_mlp(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    residual: Tensor | None,
+    gate: Tensor | None,
+    gelu: bool,
+) -> Tensor:
+    _, _, z = _layers(x, w1, b1, w2, b2, residual, gate)
+    return (F.gelu(z) if gelu else z).unflatten(2, x.shape[2:])
+
+
+def channel_mlp_vjp(
+    grad: Tensor,
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    residual: Tensor | None,
+    gate: Tensor | None,
+    gelu: bool,
+) -> tuple[Tensor, ...]:
+    none = grad.new_empty(0)
+    inner, h, z = _layers(x, w1, b1, w2, b2, residual, gate)
+    dz = grad.flatten(2)
+    dz = torch.ops.aten.gelu_backward(dz, z) if gelu else dz
+    dw2 = _outer(dz, h)
+    dh = torch.ops.aten.gelu_backward(w2.T @ dz, inner)
+    dx, dw1 = (w1.T @ dh).reshape(x.shape), _outer(dh, x.flatten(2))
+    db1, db2 = (none if b is None else d.sum((0, 2)) for b, d in ((b1, dh), (b2, dz)))
+    dr = dgate = none
+    if residual is not None:
+        dr = (dz.clone() if gate is None else gate.view(-1, 1) * dz).reshape(residual.shape)
+        if gate is not None:
+            dgate = (dz * residual.flatten(2)).sum((0, 2))
+    return dx, dw1, db1, dw2, db2, dr, dgate
+
+
+def _along(table: Tensor, re: Tensor, im: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """A complex table times complex numbers, along an axis counted from the end."""
+
+    def times(matrix: Tensor, x: Tensor) -> Tensor:
+        if axis == -1:
+            return x @ matrix.T
+        trail = x.shape[axis + 1 :]
+        return (matrix @ x.flatten(axis + 1)).unflatten(-1, trail)
+
+    a, b = table.unbind(-1)
+    return times(a, re) - times(b, im), times(a, im) + times(b, re)
+
+
+def _by_mode(c: Tensor) -> Tensor:
+    """Coefficients (B, C, 2, modes...) as (modes, B, 2 C): all real parts, then the imaginary."""
+    return c.flatten(3).permute(3, 0, 2, 1).flatten(2)
+
+
+def _blocks(weight: Tensor) -> Tensor:
+    """The weight of each mode as a real matrix (modes, 2 C, 2 O)."""
+    re, im = weight.flatten(2, -2).permute(3, 2, 0, 1)
+    return torch.cat((torch.cat((re, im), 2), torch.cat((-im, re), 2)), 1)
+
+
+def _product(c: Tensor, blocks: Tensor, channels: int) -> Tensor:
+    out = torch.bmm(_by_mode(c), blocks).unflatten(2, (2, channels)).permute(1, 3, 2, 0)
+    return out.reshape(c.shape[0], channels, *c.shape[2:])
+
+
+def _before_activation(c, tables, x, skip, bias) -> Tensor:
+    d = len(tables)
+    re, im = c.unbind(-d - 1)
+    for k, table in enumerate(tables[:-1]):
+        re, im = _along(table, re, im, k - d)
+    a, b = tables[-1].unbind(-1)
+    z = re @ a.T - im @ b.T
+    if skip is not None:
+        z = z + (skip @ x.flatten(2)).reshape(z.shape)
+    if bias is not None:
+        z = z + bias.view(-1, *(1,) * (z.ndim - 2))
+    return z.contiguous()
+
+
+def _residual(x: Tensor | None, gate: Tensor | None) -> Tensor | None:
+    return None if gate is None else x
+
+
+def _layers(x, w1, b1, w2, b2, residual, gate) -> tuple[Tensor, Tensor, Tensor]:
+    """Before the inner activation, after it and before the outer one, shapes (B, ., points)."""
+    inner = w1 @ x.flatten(2)
+    if b1 is not None:
+        inner = inner + b1.view(-1, 1)
+    h = F.gelu(inner)
+    z = w2 @ h
+    if b2 is not None:
+        z = z + b2.view(-1, 1)
+    if residual is not None:
+        r = residual.flatten(2)
+        z = z + (r if gate is None else gate.view(-1, 1) * r)
+    return inner, h, z
+
+
+def _outer(left: Tensor, right: Tensor) -> Tensor:
+    """sum over the batch and the points of left right^T."""
+    return torch.bmm(left, right.mT).sum(0)

@@ -1,0 +1,110 @@
+"""Two pointwise layers, with a gated residual: the pointwise half of a Fourier block."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unot_fast.ops.backends import implementation
+
+_ARGUMENTS = (
+    "Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, Tensor? residual, Tensor? gate, "
+    "bool gelu"
+)
+
+torch.library.define(
+    "unot_fast::channel_mlp",
+    f"({_ARGUMENTS}, str backend) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+torch.library.define(
+    "unot_fast::channel_mlp_vjp",
+    f"(Tensor grad, {_ARGUMENTS}, str backend) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+_MODULES = {
+    "cpu": "unot_fast.ops._cpu",
+    "torch": "unot_fast.ops._torch",
+    "reference": "unot_fast.reference.channel_mlp",
+}
+
+
+@torch.library.impl("unot_fast::channel_mlp", "CompositeExplicitAutograd")
+def _impl(x, w1, b1, w2, b2, residual, gate, gelu, backend):
+    mlp = implementation("channel_mlp", backend, _MODULES)
+    return mlp(x, w1, b1, w2, b2, residual, gate, gelu).contiguous()
+
+
+@torch.library.impl("unot_fast::channel_mlp_vjp", "CompositeExplicitAutograd")
+def _impl_vjp(grad, x, w1, b1, w2, b2, residual, gate, gelu, backend):
+    vjp = implementation("channel_mlp_vjp", backend, _MODULES)
+    found = vjp(grad, x, w1, b1, w2, b2, residual, gate, gelu)
+    return tuple(t.contiguous() for t in found)
+
+
+@torch.library.register_fake("unot_fast::channel_mlp")
+def _fake(x, w1, b1, w2, b2, residual, gate, gelu, backend):
+    return x.new_empty((x.shape[0], w2.shape[0], *x.shape[2:]))
+
+
+@torch.library.register_fake("unot_fast::channel_mlp_vjp")
+def _fake_vjp(grad, x, w1, b1, w2, b2, residual, gate, gelu, backend):
+    inputs = (x, w1, b1, w2, b2, residual, gate)
+    return tuple(x.new_empty(0 if t is None else t.shape) for t in inputs)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    *tensors, ctx.gelu, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx, grad: Tensor):
+    tensors = ctx.saved_tensors
+    found = torch.ops.unot_fast.channel_mlp_vjp(grad, *tensors, ctx.gelu, ctx.backend)
+    return *(d if t is not None else None for d, t in zip(found, tensors, strict=True)), None, None
+
+
+torch.library.register_autograd("unot_fast::channel_mlp", _backward, setup_context=_setup_context)
+
+
+def channel_mlp(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    residual: Tensor | None = None,
+    gate: Tensor | None = None,
+    *,
+    gelu: bool = False,
+    backend: str,
+) -> Tensor:
+    r"""Two pointwise layers, the values between them never in memory.
+
+    .. math:: y = \sigma\bigl(W_2\, \mathrm{gelu}(W_1 x + \beta_1) + \beta_2 + \gamma r\bigr)
+
+    Nothing but the arguments is kept for the backward pass.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, C, n_1, ..., n_d), float32 or float64
+    w1, b1 : Tensor, shapes (H, C) and (H,)
+        Of the dtype of ``x``, like all others; ``b1`` may be None.
+    w2, b2 : Tensor, shapes (O, H) and (O,)
+        ``b2`` may be None.
+    residual : Tensor, shape (B, O, n_1, ..., n_d), optional
+        r.
+    gate : Tensor, shape (O,), optional
+        The factor of ``residual``; 1 if None.
+    gelu : bool
+        Whether the last activation is the GELU, with the exact distribution function, or none.
+    backend : str
+        ``"cpu"``, ``"torch"`` or ``"reference"``.
+
+    Returns
+    -------
+    Tensor, shape (B, O, n_1, ..., n_d)
+    """
+    return torch.ops.unot_fast.channel_mlp(x, w1, b1, w2, b2, residual, gate, gelu, backend)

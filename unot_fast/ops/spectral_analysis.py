@@ -1,0 +1,73 @@
+"""A few modes of many images: one product with a complex table for each axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unot_fast.ops.backends import implementation
+from unot_fast.ops.complex_tables import adjoint
+
+torch.library.define(
+    "unot_fast::spectral_analysis",
+    "(Tensor x, Tensor[] tables, str backend) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+_MODULES = {
+    "cpu": "unot_fast.ops._cpu",
+    "torch": "unot_fast.ops._torch",
+    "reference": "unot_fast.reference.spectral_analysis",
+}
+
+
+@torch.library.impl("unot_fast::spectral_analysis", "CompositeExplicitAutograd")
+def _impl(x: Tensor, tables: Sequence[Tensor], backend: str) -> Tensor:
+    return implementation("spectral_analysis", backend, _MODULES)(x, tables).contiguous()
+
+
+@torch.library.register_fake("unot_fast::spectral_analysis")
+def _fake(x: Tensor, tables: Sequence[Tensor], backend: str) -> Tensor:
+    return x.new_empty((*x.shape[: x.ndim - len(tables)], 2, *(t.shape[0] for t in tables)))
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    _, tables, ctx.backend = inputs
+    ctx.save_for_backward(*tables)
+
+
+def _backward(ctx, grad: Tensor):
+    from unot_fast.ops.spectral_synthesis import spectral_synthesis
+
+    tables = ctx.saved_tensors
+    dx = spectral_synthesis(grad, [adjoint(t) for t in tables], backend=ctx.backend)
+    return dx, [None] * len(tables), None
+
+
+torch.library.register_autograd(
+    "unot_fast::spectral_analysis", _backward, setup_context=_setup_context
+)
+
+
+def spectral_analysis(x: Tensor, tables: Sequence[Tensor], *, backend: str) -> Tensor:
+    r"""Coefficients of real functions on a grid.
+
+    .. math:: c(k_1, \dots, k_d) = \sum_{i_1 \dots i_d} T_1(k_1, i_1) \cdots T_d(k_d, i_d)\,
+              x(i_1, \dots, i_d)
+
+    Parameters
+    ----------
+    x : Tensor, shape (\*, n_1, ..., n_d), float32 or float64
+    tables : sequence of d Tensors, shape (m_k, n_k, 2)
+        Real and imaginary parts, of the dtype of ``x``.
+    backend : str
+        ``"cpu"`` (d <= 2), ``"torch"`` or ``"reference"``.
+
+    Returns
+    -------
+    Tensor, shape (\*, 2, m_1, ..., m_d)
+        Real parts, then imaginary parts.
+    """
+    return torch.ops.unot_fast.spectral_analysis(x, list(tables), backend)

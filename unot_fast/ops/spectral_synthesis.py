@@ -1,0 +1,142 @@
+"""Functions on a grid from a few modes, with the pointwise rest of a Fourier layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unot_fast.ops.backends import implementation
+from unot_fast.ops.complex_tables import adjoint
+from unot_fast.ops.spectral_analysis import spectral_analysis
+
+_OPTIONAL = ("x", "skip", "bias", "w1", "b1", "w2", "b2", "gate")
+_ARGUMENTS = ", ".join(
+    ("Tensor c", "Tensor[] tables", *(f"Tensor? {name}" for name in _OPTIONAL), "bool gelu")
+)
+
+torch.library.define(
+    "unot_fast::spectral_synthesis",
+    f"({_ARGUMENTS}, str backend) -> Tensor",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+torch.library.define(
+    "unot_fast::spectral_synthesis_vjp",
+    f"(Tensor grad, {_ARGUMENTS}, str backend) -> ({', '.join(['Tensor'] * 9)})",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+_MODULES = {
+    "cpu": "unot_fast.ops._cpu",
+    "torch": "unot_fast.ops._torch",
+    "reference": "unot_fast.reference.spectral_synthesis",
+}
+
+
+@torch.library.impl("unot_fast::spectral_synthesis", "CompositeExplicitAutograd")
+def _impl(c, tables, *rest):
+    *rest, backend = rest
+    return implementation("spectral_synthesis", backend, _MODULES)(c, tables, *rest).contiguous()
+
+
+@torch.library.impl("unot_fast::spectral_synthesis_vjp", "CompositeExplicitAutograd")
+def _impl_vjp(grad, c, tables, *rest):
+    *rest, backend = rest
+    vjp = implementation("spectral_synthesis_vjp", backend, _MODULES)
+    return tuple(t.contiguous() for t in vjp(grad, c, tables, *rest))
+
+
+@torch.library.register_fake("unot_fast::spectral_synthesis")
+def _fake(c, tables, x, skip, bias, w1, b1, w2, b2, gate, gelu, backend):
+    channels, d = c.shape[1] if w2 is None else w2.shape[0], len(tables)
+    return c.new_empty((c.shape[0], channels, *c.shape[2 : -d - 1], *(t.shape[0] for t in tables)))
+
+
+@torch.library.register_fake("unot_fast::spectral_synthesis_vjp")
+def _fake_vjp(grad, c, tables, x, skip, bias, w1, b1, w2, b2, gate, gelu, backend):
+    inputs = (c, x, skip, bias, w1, b1, w2, b2, gate)
+    return tuple(c.new_empty(0 if t is None else t.shape) for t in inputs)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    c, tables, *optional, ctx.gelu, ctx.backend = inputs
+    ctx.save_for_backward(c, *optional, *tables)
+
+
+def _backward(ctx, grad: Tensor):
+    c, *rest = ctx.saved_tensors
+    optional, tables = rest[: len(_OPTIONAL)], rest[len(_OPTIONAL) :]
+    if not ctx.gelu and all(t is None for t in optional):
+        dc = spectral_analysis(grad, [adjoint(t) for t in tables], backend=ctx.backend)
+        found = optional
+    else:
+        dc, *found = torch.ops.unot_fast.spectral_synthesis_vjp(
+            grad, c, tables, *optional, ctx.gelu, ctx.backend
+        )
+        found = [d if t is not None else None for d, t in zip(found, optional, strict=True)]
+    return dc, [None] * len(tables), *found, None, None
+
+
+torch.library.register_autograd(
+    "unot_fast::spectral_synthesis", _backward, setup_context=_setup_context
+)
+
+
+def spectral_synthesis(
+    c: Tensor,
+    tables: Sequence[Tensor],
+    x: Tensor | None = None,
+    skip: Tensor | None = None,
+    bias: Tensor | None = None,
+    w1: Tensor | None = None,
+    b1: Tensor | None = None,
+    w2: Tensor | None = None,
+    b2: Tensor | None = None,
+    gate: Tensor | None = None,
+    *,
+    gelu: bool = False,
+    backend: str,
+) -> Tensor:
+    r"""Real functions on a grid from coefficients, and the pointwise rest of a Fourier block.
+
+    .. math::
+        h(i) &= \sigma\Bigl(\mathrm{Re} \sum_k T_1(i_1, k_1) \cdots T_d(i_d, k_d)\, c(k)
+                + W x(i) + \beta\Bigr) \\
+        y(i) &= \sigma\bigl(W_2\, \mathrm{gelu}(W_1 h(i) + \beta_1) + \beta_2
+                + \gamma x(i)\bigr)
+
+    or y = h where there is no ``w1``. Nothing but the arguments is kept for the backward pass, and
+    nothing between them and y is written to memory.
+
+    Parameters
+    ----------
+    c : Tensor, shape (B, O, 2, m_1, ..., m_d), float32 or float64
+        Or (B, O, n_1, 2, m_2), with points in place of modes on the first axis.
+    tables : sequence of d Tensors, shape (n_k, m_k, 2)
+        Of the dtype of ``c``, like all others; one for each axis that has modes.
+    x : Tensor, shape (B, C, n_1, ..., n_d), optional
+        Goes with ``skip`` and ``gate``.
+    skip : Tensor, shape (O, C), optional
+        W.
+    bias : Tensor, shape (O,), optional
+    w1, b1 : Tensor, shapes (H, O) and (H,), optional
+    w2, b2 : Tensor, shapes (P, H) and (P,), optional
+        The second layer; goes with ``w1``.
+    gate : Tensor, shape (C,), optional
+        Needs ``w1``, and P = C.
+    gelu : bool
+        Whether the activation of h and y is the GELU, with the exact distribution function, or
+        none.
+    backend : str
+        ``"cpu"`` (d <= 2), ``"torch"`` or ``"reference"``.
+
+    Returns
+    -------
+    Tensor, shape (B, O, n_1, ..., n_d), or P channels
+    """
+    if skip is None and gate is None:
+        x = None
+    return torch.ops.unot_fast.spectral_synthesis(
+        c, list(tables), x, skip, bias, w1, b1, w2, b2, gate, gelu, backend
+    )

@@ -1,0 +1,99 @@
+"""Faster layers inside models that are there already."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """What `accelerate` did; printing it gives a table.
+
+    Attributes
+    ----------
+    replaced : dict of str to str
+        Names of the modules that are faster now, and their classes.
+    kept : dict of str to str
+        Names of the modules that could have been, and why they are not.
+    """
+
+    replaced: dict[str, str]
+    kept: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"replaced {len(self.replaced)} modules"]
+        lines += [f"  {name or '(model)'}: {kind}" for name, kind in self.replaced.items()]
+        if self.kept:
+            lines.append(f"left {len(self.kept)} as they are")
+            lines += [f"  {name or '(model)'}: {reason}" for name, reason in self.kept.items()]
+        return "\n".join(lines)
+
+
+def accelerate(model: nn.Module, *, verbose: bool = True) -> Acceleration:
+    """Replace the spectral layers of a `neuralop` model by faster ones, in place.
+
+    Parameters, buffers and the state dict are those of before, shared and not copied; outputs are
+    equal up to rounding. Layers with an option that is not supported are left as they are.
+    Accelerate a model before ``torch.compile`` and before wrapping it for data-parallel training.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Contains ``SpectralConv``, ``ChannelMLP`` or ``FNOBlocks`` of neuralop, as FNO and TFNO do.
+    verbose : bool
+        Print the result.
+
+    Returns
+    -------
+    Acceleration
+        What was replaced, and what was not and why.
+
+    Notes
+    -----
+    neuralop 2.0.0 shifts the spectrum of axes of odd length to the wrong place; layers here do not,
+    so results differ from its own on such grids.
+
+    Examples
+    --------
+    >>> import unot_fast
+    >>> from neuralop.models import FNO                                          # doctest: +SKIP
+    >>> model = FNO(n_modes=(10, 10), in_channels=1, out_channels=1, hidden_channels=64)
+    ...                                                                          # doctest: +SKIP
+    >>> unot_fast.accelerate(model)                                              # doctest: +SKIP
+    """
+    replaced, kept = {}, {}
+    for slow, fast in _faster_classes().items():
+        for name, module in model.named_modules():
+            if type(module) is slow:
+                reason = fast.obstacle(module)
+                if reason is None:
+                    module.__class__ = fast
+                    replaced[name] = slow.__name__
+                else:
+                    kept[name] = f"{slow.__name__} with {reason}"
+            elif isinstance(module, slow) and not isinstance(module, fast):
+                kept[name] = f"{type(module).__name__}, a subclass of {slow.__name__}"
+    done = Acceleration(replaced, kept)
+    if verbose:
+        print(done)
+    return done
+
+
+def restore(model: nn.Module) -> nn.Module:
+    """Undo `accelerate`, in place; returns the model."""
+    slower = {fast: slow for slow, fast in _faster_classes().items()}
+    for module in model.modules():
+        module.__class__ = slower.get(type(module), type(module))
+    return model
+
+
+def _faster_classes() -> dict[type, type]:
+    """Of the libraries that are loaded: a model's own library is."""
+    if "neuralop" not in sys.modules:
+        return {}
+    from unot_fast.spectral.neuralop import FASTER
+
+    return FASTER

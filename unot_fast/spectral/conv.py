@@ -1,0 +1,259 @@
+"""Convolutions in the Fourier domain on a few modes: the layers of a Fourier neural operator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unot_fast.ops import resolve, spectral_analysis, spectral_mixing, spectral_synthesis
+from unot_fast.ops.backends import available
+from unot_fast.ops.compiling import constant_when_compiled
+from unot_fast.spectral.fourier import Band, analysis_table, synthesis_table
+
+_NORMS = ("forward", "backward", "ortho")
+
+
+def spectral_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **options) -> Tensor:
+    """`spectral_conv2d` on functions of one variable: ``x`` is (B, C, n), ``weight`` (C, O, m)."""
+    return _spectral_conv(1, x, weight, bias, **options)
+
+
+def spectral_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    skip: Tensor | None = None,
+    activation: str | None = None,
+    output_shape: Sequence[int] | None = None,
+    norm: str = "forward",
+    frequencies: str = "signed",
+    backend: str = "auto",
+) -> Tensor:
+    r"""A Fourier layer: convolution on a few modes, pointwise bypass, bias and activation.
+
+    .. math:: y = \sigma\bigl(\mathcal F^{-1}(R \cdot \mathcal F x) + W x + \beta\bigr)
+
+    Transforms are products with the few rows of the Fourier matrices that are kept, so the full
+    spectrum is never written and lengths need not be powers of two. Nothing of the size of ``y``
+    is kept for the backward pass but ``x`` itself, and that only with ``skip``.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, C, n_1, n_2)
+        Real, floating point. float16 and bfloat16 are computed in float32.
+    weight : Tensor, shape (C, O, m_1, m_2), complex, or (C, O, m_1, m_2, 2), real
+        R, in the order of ``torch.fft.fftshift(torch.fft.rfft2(...), 2)``: the first axis has the
+        frequencies -(m_1 // 2) ... (m_1 - 1) // 2, the last axis 0 ... m_2 - 1. Those that the grid
+        cannot hold are left out.
+    bias : Tensor, shape (O,) or broadcastable as (O, 1, 1), optional
+    skip : Tensor, shape (O, C), optional
+        W, the weight of the bypass.
+    activation : {None, "gelu"}
+        "gelu" is the exact one, x Phi(x).
+    output_shape : sequence of int, optional
+        The grid of ``y``, another one than that of ``x``; not with ``skip``. The function is
+        resampled, frequency by frequency.
+    norm : {"forward", "backward", "ortho"}
+        As in `torch.fft`. With "forward" coefficients do not depend on the resolution, and neither
+        does the layer.
+    frequencies : {"signed", "nonnegative"}
+        "nonnegative": the first axis has 0 ... m_1 - 1, and modes beyond n_1 / 2 stand for their
+        aliases. That is what the published UNOT does; half of the spectrum is lost.
+    backend : str
+        ``"auto"``, ``"cpu"``, ``"torch"`` or ``"reference"``; see `spectral_backend`.
+
+    Returns
+    -------
+    Tensor, shape (B, O, \*output_shape)
+        Of the dtype of ``x``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is invalid; the message names it.
+
+    References
+    ----------
+    Li et al., "Fourier neural operator for parametric partial differential equations", 2021.
+
+    Examples
+    --------
+    >>> import torch, unot_fast
+    >>> x = torch.randn(8, 64, 48, 48)
+    >>> weight = torch.randn(64, 64, 10, 6, dtype=torch.cfloat) / 64
+    >>> unot_fast.spectral_conv2d(x, weight, activation="gelu").shape
+    torch.Size([8, 64, 48, 48])
+    """
+    return _spectral_conv(
+        2, x, weight, bias, skip=skip, activation=activation, output_shape=output_shape, norm=norm,
+        frequencies=frequencies, backend=backend,
+    )  # fmt: skip
+
+
+def spectral_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **options) -> Tensor:
+    """`spectral_conv2d` on volumes: ``x`` (B, C, n_1, n_2, n_3), ``weight`` (C, O, m_1, m_2, m_3).
+
+    The first two axes have both signs of their frequencies.
+    """
+    return _spectral_conv(3, x, weight, bias, **options)
+
+
+def spectral_backend(x: Tensor, dimensions: int = 2, backend: str = "auto") -> str:
+    """Name of the backend that a spectral layer runs on for an input like ``x``.
+
+    ``"auto"`` is the compiled CPU kernels for tensors there in one or two dimensions, and
+    products of torch's own elsewhere.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        The backend asked for is unknown, or cannot run on ``x``.
+    """
+    return _backend_for(x.device, dimensions, backend)
+
+
+@constant_when_compiled
+def _backend_for(device: torch.device, dimensions: int, backend: str) -> str:
+    if backend == "auto":
+        compiled = device.type == "cpu" and dimensions <= 2 and available("cpu")
+        return "cpu" if compiled else "torch"
+    if backend not in ("cpu", "torch", "reference"):
+        raise ValueError(
+            f"backend must be 'auto', 'cpu', 'torch' or 'reference' for spectral layers; "
+            f"got {backend!r}"
+        )
+    if backend == "cpu" and dimensions > 2:
+        raise RuntimeError("backend 'cpu' has spectral layers in one and two dimensions only")
+    return resolve(backend, device)
+
+
+def _spectral_conv(
+    d: int,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    skip: Tensor | None = None,
+    activation: str | None = None,
+    output_shape: Sequence[int] | None = None,
+    norm: str = "forward",
+    frequencies: str = "signed",
+    backend: str = "auto",
+) -> Tensor:
+    weight = as_real(weight)
+    check_pointwise(d, x, weight, bias, skip, activation, output_shape)
+    if weight.ndim != d + 3:
+        raise ValueError(
+            f"weight must be complex of shape (C, O, {_lengths('m', d)}), or real with a last axis "
+            f"of 2; got {tuple(weight.shape)} as real"
+        )
+    if norm not in _NORMS:
+        raise ValueError(f"norm must be one of {_NORMS}; got {norm!r}")
+    if frequencies not in ("signed", "nonnegative"):
+        raise ValueError(f"frequencies must be 'signed' or 'nonnegative'; got {frequencies!r}")
+    return fourier_block(
+        x, weight, bias, skip, gelu=activation == "gelu", output_shape=output_shape, norm=norm,
+        aliased=frequencies == "nonnegative", backend=spectral_backend(x, d, backend),
+    )  # fmt: skip
+
+
+def fourier_block(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    skip: Tensor | None,
+    mlp: Sequence[Tensor | None] = (),
+    *,
+    gelu: bool,
+    norm: str,
+    output_shape: Sequence[int] | None = None,
+    aliased: bool = False,
+    backend: str,
+) -> Tensor:
+    """The convolution and what follows it, arguments unchecked.
+
+    ``mlp`` is w1, b1, w2, b2 and gate of `spectral_synthesis`, or nothing; the real ``weight`` and
+    other options are those of `spectral_conv2d`.
+    """
+    d, shape = x.ndim - 2, x.shape[2:]
+    to = tuple(shape if output_shape is None else output_shape)
+    bands, slices = [], []
+    for k, (n, m) in enumerate(zip(shape, weight.shape[2:-1], strict=True)):
+        band = Band.of(m, half=k == d - 1)
+        if aliased and k < d - 1:
+            band = Band(0, m, aliased=True)
+        slices.append(band.on(n))
+        bands.append(band.part(slices[-1]))
+    weight = weight[(slice(None), slice(None), *slices)]
+
+    dtype, real = x.dtype, compute_dtype(x)
+    x, weight = x.to(real), weight.to(real)
+    bias = None if bias is None else bias.reshape(-1)
+    skip, bias, *mlp = (None if t is None else t.to(real) for t in (skip, bias, *mlp))
+    down, up = _scales(norm, math.prod(shape), math.prod(to))
+    scales = (1.0,) * (d - 1)
+    c = spectral_analysis(
+        x,
+        [analysis_table(n, b, s, x) for n, b, s in zip(shape, bands, (*scales, down), strict=True)],
+        backend=backend,
+    )
+    return spectral_synthesis(
+        spectral_mixing(c, weight, backend=backend),
+        [synthesis_table(n, b, s, x) for n, b, s in zip(to, bands, (*scales, up), strict=True)],
+        x,
+        skip,
+        bias,
+        *mlp,
+        gelu=gelu,
+        backend=backend,
+    ).to(dtype)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Of the arithmetic: half precision is computed in single."""
+    return torch.float64 if x.dtype is torch.float64 else torch.float32
+
+
+def as_real(weight: Tensor) -> Tensor:
+    return torch.view_as_real(weight.resolve_conj()) if weight.is_complex() else weight
+
+
+def _scales(norm: str, points: int, points_out: int) -> tuple[float, float]:
+    """Factors of the transform and of its inverse."""
+    if norm == "forward":
+        return 1.0 / points, 1.0
+    if norm == "backward":
+        return 1.0, 1.0 / points_out
+    return points**-0.5, points_out**-0.5
+
+
+def check_pointwise(d, x, weight, bias, skip, activation, output_shape) -> None:
+    """What layers of all geometries ask of their arguments; ``weight`` is real."""
+    if not x.is_floating_point():
+        raise TypeError(f"x must be real and floating point; got {x.dtype}")
+    if x.ndim != d + 2:
+        raise ValueError(f"x must have shape (B, C, {_lengths('n', d)}); got {tuple(x.shape)}")
+    if weight.ndim < 4 or weight.shape[-1] != 2:
+        raise ValueError(
+            f"weight must be complex, or real with a last axis of 2; got {tuple(weight.shape)}"
+        )
+    if weight.shape[0] != x.shape[1]:
+        raise ValueError(f"weight must take the {x.shape[1]} channels of x; got {weight.shape[0]}")
+    out = weight.shape[1]
+    if bias is not None and bias.numel() != out:
+        raise ValueError(f"bias must have {out} entries; got {tuple(bias.shape)}")
+    if skip is not None and tuple(skip.shape) != (out, x.shape[1]):
+        raise ValueError(f"skip must have shape {(out, x.shape[1])}; got {tuple(skip.shape)}")
+    if output_shape is not None and len(output_shape) != d:
+        raise ValueError(f"output_shape must have {d} entries; got {tuple(output_shape)}")
+    if skip is not None and output_shape is not None and tuple(output_shape) != x.shape[2:]:
+        raise ValueError("output_shape must be the shape of x where there is a skip")
+    if activation not in (None, "gelu"):
+        raise ValueError(f"activation must be None or 'gelu'; got {activation!r}")
+
+
+def _lengths(letter: str, d: int) -> str:
+    return ", ".join(f"{letter}_{k + 1}" for k in range(d))
