@@ -13,11 +13,14 @@ from unot_fast.ops.complex_tables import adjoint
 
 def spectral_analysis(x: Tensor, tables: Sequence[Tensor]) -> Tensor:
     d = len(tables)
-    *first, last = tables
-    re, im = (x @ last[..., part].T.contiguous() for part in (0, 1))
-    for k in reversed(range(d - 1)):
-        re, im = _along(first[k], re, im, k - d)
-    return torch.stack((re, im), x.ndim - d)
+    lead, points = x.shape[: x.ndim - d], x.shape[x.ndim - d :]
+    *others, last = tables
+    c = x.reshape(-1, points[-1]) @ last.permute(1, 2, 0).flatten(1)
+    columns = last.shape[0]  # of the axes that are done
+    for table, n in zip(reversed(others), reversed(points[:-1]), strict=True):
+        c = _complex_product(table, c.reshape(-1, n, 2, columns)).transpose(1, 2)
+        columns *= table.shape[0]
+    return c.reshape(*lead, 2, *(t.shape[0] for t in tables))
 
 
 def spectral_mixing(c: Tensor, weight: Tensor) -> Tensor:
@@ -127,17 +130,13 @@ def channel_mlp_vjp(
     return dx, dw1, db1, dw2, db2, dr, dgate
 
 
-def _along(table: Tensor, re: Tensor, im: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """A complex table times complex numbers, along an axis counted from the end."""
-
-    def times(matrix: Tensor, x: Tensor) -> Tensor:
-        if axis == -1:
-            return x @ matrix.T
-        trail = x.shape[axis + 1 :]
-        return (matrix @ x.flatten(axis + 1)).unflatten(-1, trail)
-
-    a, b = table.unbind(-1)
-    return times(a, re) - times(b, im), times(a, im) + times(b, re)
+def _complex_product(table: Tensor, x: Tensor) -> Tensor:
+    """A complex table (m, n, 2) times complex columns, (rows, n, 2, c) to (rows, m, 2, c)."""
+    parts = table.movedim(-1, 0).flatten(0, 1) @ x.flatten(2)
+    parts = parts.view(x.shape[0], 2, table.shape[0], 2, x.shape[3])
+    re = parts[:, 0, :, 0] - parts[:, 1, :, 1]
+    im = parts[:, 0, :, 1] + parts[:, 1, :, 0]
+    return torch.stack((re, im), 2)
 
 
 def _by_mode(c: Tensor) -> Tensor:
@@ -158,16 +157,21 @@ def _product(c: Tensor, blocks: Tensor, channels: int) -> Tensor:
 
 def _before_activation(c, tables, x, skip, bias) -> Tensor:
     d = len(tables)
-    re, im = c.unbind(-d - 1)
-    for k, table in enumerate(tables[:-1]):
-        re, im = _along(table, re, im, k - d)
-    a, b = tables[-1].unbind(-1)
-    z = re @ a.T - im @ b.T
+    lead, columns = c.shape[: -d - 1], c.shape[-d:].numel()
+    *others, last = tables
+    z = c
+    for table in others:
+        columns //= table.shape[1]  # of the axes that are left
+        z = z.reshape(-1, 2, table.shape[1], columns).transpose(1, 2)
+        z = _complex_product(table, z)
+    re, im = last.unbind(-1)
+    z = z.reshape(-1, 2 * columns) @ torch.cat((re, -im), 1).T
+    z = z.view(*lead, *(t.shape[0] for t in tables))
     if skip is not None:
         z = z + (skip @ x.flatten(2)).reshape(z.shape)
     if bias is not None:
         z = z + bias.view(-1, *(1,) * (z.ndim - 2))
-    return z.contiguous()
+    return z
 
 
 def _residual(x: Tensor | None, gate: Tensor | None) -> Tensor | None:

@@ -1,0 +1,166 @@
+"""Fourier layers and neural operators against neuralop, and against torch.fft by hand.
+
+Rows of a model are timed in turns, because the speed of a shared machine drifts.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import itertools
+import time
+
+import pytest
+import torch
+
+import unot_fast
+from bench import models
+from bench.conftest import cpu_model
+
+SECONDS = {"small": 4.0, "full": 15.0}
+WHOLE = [("FNO", 64, 16), ("SFNO", 32, 16), ("FNO", 28, 64), ("FNO", 128, 1)]
+SIZES, CHANNELS, MODES, BATCHES = (28, 64, 128, 256), (32, 64, 128), (10, 16, 32), (1, 16, 64)
+
+
+@pytest.mark.parametrize("what", ["forward", "forward and backward"])
+@pytest.mark.parametrize(("name", "n", "batch"), WHOLE)
+@pytest.mark.parametrize("method", models.METHODS)
+def test_model(benchmark, size, name, n, batch, what, method):
+    """A whole model with 10 modes, 64 channels and 4 layers."""
+    if importlib.util.find_spec("neuralop") is None:
+        pytest.skip("neuralop is not installed")
+    if size == "small" and ((n, batch) not in ((64, 16), (32, 16)) or "compiled" in method):
+        pytest.skip("only with --bench-size full")
+    methods = [m for m in models.METHODS if size == "full" or "compiled" not in m]
+    times, error = _model(name, n, batch, what, tuple(methods), SECONDS[size])
+    benchmark.group = f"{what}, {name}, n={n}, B={batch}"
+    benchmark.extra_info.update(
+        **_info(what, f"{name}, 10 modes, 64 channels", n, batch, method),
+        error=error[method],
+        error_kind="to neuralop, relative",
+        peak_memory=models.peak_memory(name, method, n, batch),
+        unit="call",
+    )
+    _report(benchmark, times[method])
+
+
+@functools.cache
+def _model(name, n, batch, what, methods, seconds):
+    """Times of all methods in turns, and how far each is from the first of neuralop."""
+    calls = {}
+    for method in methods:
+        model, x = models.prepare(name, method, n, batch)
+        calls[method] = (models.forward if what == "forward" else models.step)(model, x)
+    results = {method: call() for method, call in calls.items()}
+    exact = results["neuralop eager"]
+    error = {m: float((r - exact).abs().max() / exact.abs().max()) for m, r in results.items()}
+    assert max(error.values()) < 1e-4, error
+    return _in_turns(calls, seconds), error
+
+
+@pytest.mark.parametrize("what", ["forward", "forward and backward"])
+@pytest.mark.parametrize(
+    ("n", "channels", "modes", "batch"), list(itertools.product(SIZES, CHANNELS, MODES, BATCHES))
+)
+@pytest.mark.parametrize("method", ["unot_fast", "unot_fast, torch products", "torch.fft by hand"])
+def test_layer(benchmark, size, n, channels, modes, batch, what, method):
+    """GELU(convolution + pointwise bypass), the layer of the published UNOT."""
+    if size == "small" and (channels, modes, batch) != (64, 10, 16):
+        pytest.skip("only with --bench-size full")
+    if batch * channels * n * n > (1 << 24 if size == "small" else 1 << 26) or modes > n:
+        pytest.skip("too large, or more modes than points")
+    times, error = _layer(n, channels, modes, batch, what, SECONDS[size] / 4)
+    benchmark.group = f"{what}, layer, n={n}, C={channels}, modes={modes}, B={batch}"
+    problem = f"layer, {channels} channels, {modes} modes"
+    benchmark.extra_info.update(
+        **_info(what, problem, n, batch, method),
+        error=error[method],
+        error_kind="to torch.fft in float64, relative",
+        unit="call",
+    )
+    _report(benchmark, times[method])
+
+
+@functools.cache
+def _layer(n, channels, modes, batch, what, seconds):
+    torch.manual_seed(0)
+    x = torch.randn(batch, channels, n, n)
+    weight = torch.randn(channels, channels, modes, modes // 2 + 1, dtype=torch.cfloat) / channels
+    skip = torch.randn(channels, channels) / channels**0.5
+    arguments = [t.requires_grad_(what != "forward") for t in (x, weight, skip)]
+
+    def ours(x, weight, skip, backend="auto"):
+        return unot_fast.spectral_conv2d(x, weight, skip=skip, activation="gelu", backend=backend)
+
+    layers = {
+        "unot_fast": ours,
+        "unot_fast, torch products": functools.partial(ours, backend="torch"),
+        "torch.fft by hand": _by_fft,
+    }
+
+    def call(layer, arguments):
+        if what == "forward":
+            return [layer(*arguments)]
+        return torch.autograd.grad(layer(*arguments).square().sum(), arguments)
+
+    wide = [t.detach().to(torch.cdouble if t.is_complex() else torch.float64) for t in arguments]
+    exact = call(_by_fft, [t.requires_grad_(what != "forward") for t in wide])
+    calls = {name: functools.partial(call, f, arguments) for name, f in layers.items()}
+    error = {}
+    for name, run in calls.items():
+        pairs = zip(run(), exact, strict=True)
+        error[name] = max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+    assert max(error.values()) < 1e-4, error
+    return _in_turns(calls, seconds), error
+
+
+def _by_fft(x, weight, skip):
+    n, (rows, columns) = x.shape[-2:], weight.shape[2:]
+    spectrum = torch.fft.rfft2(x, norm="forward")
+    low, high = rows // 2, rows - rows // 2
+    out = torch.zeros(
+        x.shape[0], weight.shape[1], n[0], n[1] // 2 + 1, dtype=spectrum.dtype, device=x.device
+    )
+    for part, kept in ((slice(0, high), slice(low, None)), (slice(-low, None), slice(0, low))):
+        out[:, :, part, :columns] = torch.einsum(
+            "bixy,ioxy->boxy", spectrum[:, :, part, :columns], weight[:, :, kept]
+        )
+    bypass = (skip @ x.flatten(2)).unflatten(2, n)
+    return torch.nn.functional.gelu(torch.fft.irfft2(out, s=n, norm="forward") + bypass)
+
+
+def _in_turns(calls, seconds):
+    times = {name: [] for name in calls}
+    end = time.perf_counter() + seconds * len(calls)
+    while time.perf_counter() < end or len(times[next(iter(times))]) < 3:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def _info(table, problem, n, batch, method):
+    return {
+        "table": table,
+        "problem": problem,
+        "n": n,
+        "batch": batch,
+        "epsilon": 0.0,
+        "method": method,
+        "family": method.split()[0].rstrip(","),
+        "iterations": 1,
+        "divisor": 1,
+        "dtype": "float32",
+        "device": "cpu",
+        "machine": cpu_model(),
+        "threads": torch.get_num_threads(),
+        "version": torch.__version__,
+    }
+
+
+def _report(benchmark, durations):
+    """Have pytest-benchmark record times that were measured in turns with others."""
+    instants = itertools.accumulate(x for t in durations for x in (0.0, t))
+    benchmark._timer = lambda: next(instants)
+    benchmark.pedantic(lambda: None, rounds=len(durations), iterations=1)

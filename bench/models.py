@@ -1,0 +1,94 @@
+"""Neural operators as their libraries have them and accelerated, and what a step of one takes.
+
+``python -m bench.models NAME METHOD`` prints the peak memory of a step in a fresh process.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import unot_fast
+
+METHODS = ("unot_fast", "neuralop eager", "neuralop compiled")
+FNO = {"in_channels": 2, "out_channels": 1, "hidden_channels": 64, "n_layers": 4}
+
+
+def fno(n: int, batch: int) -> tuple[nn.Module, Tensor]:
+    from neuralop.models import FNO as Model
+
+    return Model(n_modes=(10, 10), **FNO), torch.randn(batch, 2, n, n)
+
+
+def sfno(n: int, batch: int) -> tuple[nn.Module, Tensor]:
+    from neuralop.models import SFNO as Model
+
+    return Model(n_modes=(10, 10), **FNO), torch.randn(batch, 2, n, 2 * n)
+
+
+MODELS = {"FNO": fno, "SFNO": sfno}
+
+
+def prepare(name: str, method: str, n: int, batch: int) -> tuple[nn.Module, Tensor]:
+    """The model of a method, the same parameters for all of them, and an input."""
+    torch.manual_seed(0)
+    model, x = MODELS[name](n, batch)
+    if method == "unot_fast":
+        unot_fast.accelerate(model, verbose=False)
+    elif method == "neuralop compiled":
+        model = torch.compile(model)
+    return model, x
+
+
+def forward(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
+    def run():
+        with torch.no_grad():
+            return model(x)
+
+    return run
+
+
+def step(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
+    """Forward and backward; all gradients as one vector."""
+
+    def run():
+        model.zero_grad(set_to_none=True)
+        model(x).square().mean().backward()
+        return torch.cat([torch.view_as_real(g).flatten() if g.is_complex() else g.flatten()
+                          for g in (p.grad for p in model.parameters())])  # fmt: skip
+
+    return run
+
+
+def peak_memory(name: str, method: str, n: int, batch: int) -> float:
+    """Bytes that the process grows by, at most, in its first steps."""
+    command = [sys.executable, "-m", "bench.models", name, method, str(n), str(batch)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
+    return float(done.stdout.split()[-1])
+
+
+def _status(key: str) -> int:
+    with open("/proc/self/status") as file:
+        (line,) = (line for line in file if line.startswith(key))
+    return 1024 * int(line.split()[1])
+
+
+def _main(name: str, method: str, n: str, batch: str) -> None:
+    model, x = prepare(name, method, int(n), int(batch))
+    small, few = prepare(name, method, 16, 1)
+    step(small, few)()  # what libraries load at their first call is not counted
+    before = _status("VmRSS")
+    for _ in range(2):
+        step(model, x)()
+    print(_status("VmHWM") - before)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
