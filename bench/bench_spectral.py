@@ -33,6 +33,8 @@ def test_model(benchmark, size, name, n, batch, what, method):
         pytest.skip("only with --bench-size full")
     methods = [m for m in models.METHODS if size == "full" or "compiled" not in m]
     times, error = _model(name, n, batch, what, tuple(methods), SECONDS[size])
+    if method not in times:
+        pytest.skip("torch.compile fails on this model")
     benchmark.group = f"{what}, {name}, n={n}, B={batch}"
     benchmark.extra_info.update(
         **_info(what, f"{name}, 10 modes, 64 channels", n, batch, method),
@@ -47,11 +49,15 @@ def test_model(benchmark, size, name, n, batch, what, method):
 @functools.cache
 def _model(name, n, batch, what, methods, seconds):
     """Times of all methods in turns, and how far each is from the first of neuralop."""
-    calls = {}
+    calls, results = {}, {}
     for method in methods:
         model, x = models.prepare(name, method, n, batch)
-        calls[method] = (models.forward if what == "forward" else models.step)(model, x)
-    results = {method: call() for method, call in calls.items()}
+        call = (models.forward if what == "forward" else models.step)(model, x)
+        try:
+            results[method] = call()
+        except torch._dynamo.exc.TorchDynamoException:
+            continue
+        calls[method] = call
     exact = results["neuralop eager"]
     error = {m: float((r - exact).abs().max() / exact.abs().max()) for m, r in results.items()}
     assert max(error.values()) < 1e-4, error
