@@ -70,3 +70,15 @@ def test_gelu_is_torchs(dtype):
     assert bool(channel_mlp(
         torch.full((1, 1, 1), torch.nan, dtype=dtype), one, None, one, None, backend="cpu"
     ).isnan().all())  # fmt: skip
+
+
+def test_shapes_are_checked():
+    x, w1, b1, w2, b2, *_ = problem(2, 3, 5, 4, (6, 7), *PARTS[2])
+    for wrong in (
+        (x[:, :2], w1, b1, w2, b2),
+        (x, w1, torch.zeros(4).double(), w2, b2),
+        (x, w1, b1, w2[:, :3], b2),
+        (x, w1, b1, w2, b2, x),
+    ):
+        with pytest.raises(ValueError, match=r"channel_mlp: .* must have shape"):
+            channel_mlp(*wrong, backend="cpu")

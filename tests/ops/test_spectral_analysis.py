@@ -45,3 +45,8 @@ def test_second_derivative():
     x = normal(1, 2, 6, 5).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: spectral_analysis(x, t, backend="cpu"), x)
     assert torch.autograd.gradgradcheck(lambda x: spectral_analysis(x, t, backend="cpu") ** 2, x)
+
+
+def test_shapes_are_checked():
+    with pytest.raises(ValueError, match="table must have shape"):
+        spectral_analysis(normal(2, 3, 6, 5), tables((6, 4), (3, 2)), backend="cpu")

@@ -34,3 +34,8 @@ def test_operator_rules(backend):
 def test_gradcheck():
     c, weight = normal(2, 2, 2, 3).requires_grad_(), normal(2, 3, 3, 2).requires_grad_()
     assert torch.autograd.gradcheck(lambda *a: spectral_mixing(*a, backend="cpu"), (c, weight))
+
+
+def test_shapes_are_checked():
+    with pytest.raises(ValueError, match="weight must have shape"):
+        spectral_mixing(normal(2, 3, 2, 4, 5), normal(3, 6, 4, 4, 2), backend="cpu")

@@ -112,3 +112,14 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(
         lambda c, *a: spectral_synthesis(c, tables, *a, gelu=True, backend="cpu"), leaves
     )
+
+
+@pytest.mark.parametrize("wrong", range(10))
+def test_shapes_are_checked(wrong):
+    arguments = problem(2, 3, 5, (6, 4), (3, 2), True, True, 7, True)
+    if wrong == 1:
+        arguments[1] = [*arguments[1][:1], normal(4, 3, 2)]
+    else:
+        arguments[wrong] = arguments[wrong][..., :-1]
+    with pytest.raises(ValueError, match="spectral_synthesis: "):
+        spectral_synthesis(*arguments, backend="cpu")

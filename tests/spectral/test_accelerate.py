@@ -127,6 +127,13 @@ def test_output_shape_is_left_to_neuralop():
     assert_close([model(x, output_shape=(24, 24))], [expected])
 
 
+def test_wrong_channels_are_an_error():
+    model = fno()
+    unot_fast.accelerate(model, verbose=False)
+    with pytest.raises(ValueError, match="must have shape"):
+        model(torch.randn(2, 5, 16, 16))
+
+
 def test_copies_and_pickles():
     model, x = fno(), torch.randn(2, 2, 16, 16)
     unot_fast.accelerate(model, verbose=False)

@@ -42,6 +42,8 @@ def _sizes(shape: Sequence[int]) -> ctypes.Array:
 
 
 def _prepare(*tensors: Tensor, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    if any(t.device.type != "cpu" for t in tensors):
+        raise RuntimeError("backend 'cpu' takes tensors on the CPU; some are elsewhere")
     return [
         t
         if t.dtype is dtype and t.is_contiguous() and not t.requires_grad

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.ops.backends import implementation
+from unot_fast.ops.shapes import expect, expect_mlp
 
 _ARGUMENTS = (
     "Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, Tensor? residual, Tensor? gate, "
@@ -33,6 +34,9 @@ _MODULES = {
 
 @torch.library.impl("unot_fast::channel_mlp", "CompositeExplicitAutograd")
 def _impl(x, w1, b1, w2, b2, residual, gate, gelu, backend):
+    _, out = expect_mlp("channel_mlp", x.shape[1], w1, b1, w2, b2)
+    shape = (x.shape[0], out, *x.shape[2:])
+    expect("channel_mlp", residual=(residual, shape), gate=(gate, (out,)))
     mlp = implementation("channel_mlp", backend, _MODULES)
     return mlp(x, w1, b1, w2, b2, residual, gate, gelu).contiguous()
 

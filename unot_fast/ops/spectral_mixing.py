@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.ops.backends import implementation
+from unot_fast.ops.shapes import expect
 
 torch.library.define(
     "unot_fast::spectral_mixing",
@@ -27,6 +28,8 @@ _MODULES = {
 
 @torch.library.impl("unot_fast::spectral_mixing", "CompositeExplicitAutograd")
 def _impl(c: Tensor, weight: Tensor, backend: str) -> Tensor:
+    shape = (c.shape[1], weight.shape[1], *c.shape[3:], 2)
+    expect("spectral_mixing", weight=(weight, shape))
     return implementation("spectral_mixing", backend, _MODULES)(c, weight).contiguous()
 
 

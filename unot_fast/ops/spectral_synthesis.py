@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.complex_tables import adjoint
+from unot_fast.ops.shapes import expect, expect_mlp
 from unot_fast.ops.spectral_analysis import spectral_analysis
 
 _OPTIONAL = ("x", "skip", "bias", "w1", "b1", "w2", "b2", "gate")
@@ -37,7 +38,24 @@ _MODULES = {
 @torch.library.impl("unot_fast::spectral_synthesis", "CompositeExplicitAutograd")
 def _impl(c, tables, *rest):
     *rest, backend = rest
+    _check(c, tables, *rest)
     return implementation("spectral_synthesis", backend, _MODULES)(c, tables, *rest).contiguous()
+
+
+def _check(c, tables, x, skip, bias, w1, b1, w2, b2, gate, gelu) -> None:
+    name, d, out = "spectral_synthesis", len(tables), c.shape[1]
+    for m, table in zip(c.shape[-d:], tables, strict=True):
+        expect(name, table=(table, (table.shape[0], m, 2)))
+    points = *c.shape[2 : -d - 1], *(t.shape[0] for t in tables)
+    channels = 0 if x is None else x.shape[1]
+    expect(
+        name, x=(x, (c.shape[0], channels, *points)), skip=(skip, (out, channels)),
+        bias=(bias, (out,)), gate=(gate, (channels,)),
+    )  # fmt: skip
+    if w1 is not None:
+        _, out = expect_mlp(name, out, w1, b1, w2, b2)
+    if gate is not None and out != channels:
+        raise ValueError(f"{name}: a gated x needs {channels} channels in the result; got {out}")
 
 
 @torch.library.impl("unot_fast::spectral_synthesis_vjp", "CompositeExplicitAutograd")
