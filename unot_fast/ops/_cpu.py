@@ -337,45 +337,23 @@ def _mix(weight: Tensor, c: Tensor, *others: Tensor | None) -> None:
         _kernel("spectral_mixing")(ctypes.byref(arguments), others[0] is None)
 
 
-def spectral_synthesis(
-    c: Tensor,
-    tables: Sequence[Tensor],
-    x: Tensor | None,
-    skip: Tensor | None,
-    bias: Tensor | None,
-    w1: Tensor | None,
-    b1: Tensor | None,
-    w2: Tensor | None,
-    b2: Tensor | None,
-    gate: Tensor | None,
-    gelu: bool,
-) -> Tensor:
-    channels, d = c.shape[1] if w2 is None else w2.shape[0], len(tables)
+def spectral_synthesis(c: Tensor, tables: Sequence[Tensor], *inputs) -> Tensor:
+    *inputs, gelu = inputs
+    w2, d = inputs[5], len(tables)
+    channels = c.shape[1] if w2 is None else w2.shape[0]
     out = c.new_empty((c.shape[0], channels, *c.shape[2 : -d - 1], *(t.shape[0] for t in tables)))
-    inputs = x, skip, bias, w1, b1, w2, b2, gate
     _synthesise(c, tables, inputs, gelu, out, None, [None] * 9)
     return out
 
 
 def spectral_synthesis_vjp(
-    grad: Tensor,
-    c: Tensor,
-    tables: Sequence[Tensor],
-    x: Tensor | None,
-    skip: Tensor | None,
-    bias: Tensor | None,
-    w1: Tensor | None,
-    b1: Tensor | None,
-    w2: Tensor | None,
-    b2: Tensor | None,
-    gate: Tensor | None,
-    gelu: bool,
+    grad: Tensor, c: Tensor, tables: Sequence[Tensor], *inputs
 ) -> tuple[Tensor, ...]:
+    x, *others, gelu = inputs
     (grad,) = _prepare(grad, dtype=c.dtype)
     dx = None if x is None else torch.empty(x.shape, dtype=c.dtype)
-    inputs = x, skip, bias, w1, b1, w2, b2, gate
-    dc, *sums = _zeros_like((c, *inputs[1:]), c.dtype)
-    _synthesise(c, tables, inputs, gelu, None, grad, (dc, dx, *sums))
+    dc, *sums = _zeros_like((c, *others), c.dtype)
+    _synthesise(c, tables, (x, *others), gelu, None, grad, (dc, dx, *sums))
     return tuple(c.new_empty(0) if t is None else t for t in (dc, dx, *sums))
 
 
@@ -408,38 +386,20 @@ def _synthesise(c, tables, inputs, gelu, out, grad, results) -> None:
         _kernel("spectral_synthesis")(ctypes.byref(arguments), out is None)
 
 
-def channel_mlp(
-    x: Tensor,
-    w1: Tensor,
-    b1: Tensor | None,
-    w2: Tensor,
-    b2: Tensor | None,
-    residual: Tensor | None,
-    gate: Tensor | None,
-    gelu: bool,
-) -> Tensor:
-    out = torch.empty((x.shape[0], w2.shape[0], *x.shape[2:]), dtype=x.dtype)
-    _run_mlp(x, residual, (w1, b1, w2, b2, gate), gelu, (out, None, None, None), [None] * 5)
+def channel_mlp(x: Tensor, *inputs) -> Tensor:
+    *weights, residual, gate, gelu = inputs
+    out = torch.empty((x.shape[0], weights[2].shape[0], *x.shape[2:]), dtype=x.dtype)
+    _run_mlp(x, residual, (*weights, gate), gelu, (out, None, None, None), [None] * 5)
     return out
 
 
-def channel_mlp_vjp(
-    grad: Tensor,
-    x: Tensor,
-    w1: Tensor,
-    b1: Tensor | None,
-    w2: Tensor,
-    b2: Tensor | None,
-    residual: Tensor | None,
-    gate: Tensor | None,
-    gelu: bool,
-) -> tuple[Tensor, ...]:
+def channel_mlp_vjp(grad: Tensor, x: Tensor, *inputs) -> tuple[Tensor, ...]:
+    *weights, residual, gate, gelu = inputs
     (grad,) = _prepare(grad, dtype=x.dtype)
     dx, dr = (None if t is None else torch.empty(t.shape, dtype=x.dtype) for t in (x, residual))
-    sums = _zeros_like((w1, b1, w2, b2, gate), x.dtype)
-    _run_mlp(x, residual, (w1, b1, w2, b2, gate), gelu, (None, grad, dx, dr), sums)
-    *others, dgate = sums
-    return tuple(x.new_empty(0) if t is None else t for t in (dx, *others, dr, dgate))
+    *sums, dgate = _zeros_like((*weights, gate), x.dtype)
+    _run_mlp(x, residual, (*weights, gate), gelu, (None, grad, dx, dr), (*sums, dgate))
+    return tuple(x.new_empty(0) if t is None else t for t in (dx, *sums, dr, dgate))
 
 
 def _run_mlp(x, residual, weights, gelu, results, gradients) -> None:
