@@ -134,6 +134,17 @@ def test_wrong_channels_are_an_error():
         model(torch.randn(2, 5, 16, 16))
 
 
+@pytest.mark.parametrize("name", ["FNO", "SFNO"])
+def test_inference_before_training(name):
+    """Tables that were made in inference mode serve autograd later."""
+    make, _ = MODELS[name]
+    model, x = make(), torch.randn(2, 2, 22, 26)
+    unot_fast.accelerate(model, verbose=False)
+    with torch.inference_mode():
+        model(x)
+    outcome(model, x)
+
+
 def test_copies_and_pickles():
     model, x = fno(), torch.randn(2, 2, 16, 16)
     unot_fast.accelerate(model, verbose=False)

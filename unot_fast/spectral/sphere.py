@@ -81,8 +81,6 @@ def spectral_conv_s2(
             raise ValueError(f"orders must be those of weight, {weight.shape[3]}; got {orders}")
         orders = weight.shape[3]
     orders = weight.shape[2] if orders is None else orders
-    if not 0 < orders <= x.shape[-1] // 2 + 1:
-        raise ValueError(f"orders must be from 1 to nlon // 2 + 1; got {orders}")
     if grid not in GRIDS:
         raise ValueError(f"grid must be one of {GRIDS}; got {grid!r}")
     return spherical_block(
@@ -105,8 +103,10 @@ def spherical_block(
     output_shape: Sequence[int] | None = None,
     backend: str,
 ) -> Tensor:
-    """The convolution and what follows it, arguments unchecked; see `fourier_block`."""
+    """The convolution and what follows it, tensors unchecked; see `fourier_block`."""
     (nlat, nlon), degrees = x.shape[2:], weight.shape[2]
+    if not 0 < orders <= nlon // 2 + 1:
+        raise ValueError(f"orders must be from 1 to nlon // 2 + 1; got {orders}")
     nlat_out, nlon_out = output_shape or (nlat, nlon)
     dtype, real = x.dtype, compute_dtype(x)
     x, weight = x.to(real), weight.to(real)
@@ -163,6 +163,7 @@ def _cached_tables(nlat, degrees, orders, grid, norm, dtype, device) -> tuple[Te
     except ImportError as reason:
         raise ImportError("spectral layers on the sphere need torch-harmonics") from reason
     options = {"lmax": degrees, "mmax": orders, "grid": grid, "norm": norm}
-    down = RealSHT(nlat, 2 * orders, **options).weights
-    up = InverseRealSHT(nlat, 2 * orders, **options).pct
-    return down.to(device, dtype).contiguous(), up.to(device, dtype).mT.contiguous()
+    with torch.inference_mode(False), torch.no_grad():  # for later calls in another mode too
+        down = RealSHT(nlat, 2 * orders, **options).weights
+        up = InverseRealSHT(nlat, 2 * orders, **options).pct
+        return down.to(device, dtype).contiguous(), up.to(device, dtype).mT.contiguous()
