@@ -17,7 +17,7 @@ def channel_mlp(
     gelu: bool,
 ) -> Tensor:
     _, _, z = _layers(x, w1, b1, w2, b2, residual, gate)
-    return (z * _phi(z) if gelu else z).unflatten(2, x.shape[2:]).to(x.dtype)
+    return (z * phi(z) if gelu else z).unflatten(2, x.shape[2:]).to(x.dtype)
 
 
 def channel_mlp_vjp(
@@ -33,8 +33,8 @@ def channel_mlp_vjp(
 ) -> tuple[Tensor, ...]:
     inner, h, z = _layers(x, w1, b1, w2, b2, residual, gate)
     dz = grad.double().flatten(2)
-    dz = dz * _slope(z) if gelu else dz
-    dh = torch.einsum("oh,bop->bhp", w2.double(), dz) * _slope(inner)
+    dz = dz * slope(z) if gelu else dz
+    dh = torch.einsum("oh,bop->bhp", w2.double(), dz) * slope(inner)
     dx = torch.einsum("hi,bhp->bip", w1.double(), dh).reshape(x.shape)
     dw1 = torch.einsum("bhp,bip->hi", dh, x.double().flatten(2))
     dw2 = torch.einsum("bop,bhp->oh", dz, h)
@@ -54,7 +54,7 @@ def _layers(x, w1, b1, w2, b2, residual, gate) -> tuple[Tensor, Tensor, Tensor]:
     inner = torch.einsum("hi,bip->bhp", w1.double(), x.double().flatten(2))
     if b1 is not None:
         inner = inner + b1.double().view(-1, 1)
-    h = inner * _phi(inner)
+    h = inner * phi(inner)
     z = torch.einsum("oh,bhp->bop", w2.double(), h)
     if b2 is not None:
         z = z + b2.double().view(-1, 1)
@@ -64,9 +64,11 @@ def _layers(x, w1, b1, w2, b2, residual, gate) -> tuple[Tensor, Tensor, Tensor]:
     return inner, h, z
 
 
-def _phi(z: Tensor) -> Tensor:
+def phi(z: Tensor) -> Tensor:
+    """The normal distribution function; z phi(z) is the GELU."""
     return torch.erfc(-z / 2**0.5) / 2
 
 
-def _slope(z: Tensor) -> Tensor:
-    return _phi(z) + z * torch.exp(-z * z / 2) / (2 * torch.pi) ** 0.5
+def slope(z: Tensor) -> Tensor:
+    """The derivative of the GELU."""
+    return phi(z) + z * torch.exp(-z * z / 2) / (2 * torch.pi) ** 0.5

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unot_fast.reference.channel_mlp import channel_mlp, channel_mlp_vjp
+from unot_fast.reference.channel_mlp import channel_mlp, channel_mlp_vjp, phi, slope
 from unot_fast.reference.spectral_analysis import spectral_analysis
 
 
@@ -25,7 +25,7 @@ def spectral_synthesis(
     gelu: bool,
 ) -> Tensor:
     z = _before_activation(c, tables, x, skip, bias)
-    h = z * _phi(z) if gelu else z
+    h = z * phi(z) if gelu else z
     if w1 is not None:
         h = channel_mlp(h, w1, b1, w2, b2, None if gate is None else x, gate, gelu)
     return h.to(c.dtype)
@@ -50,11 +50,10 @@ def spectral_synthesis_vjp(
     z = _before_activation(c, tables, x, skip, bias)
     dr, mlp = none, [none] * 5
     if w1 is not None:
-        h, residual = (z * _phi(z) if gelu else z), None if gate is None else x
+        h, residual = (z * phi(z) if gelu else z), None if gate is None else x
         dz, *mlp[:4], dr, mlp[4] = channel_mlp_vjp(dz, h, w1, b1, w2, b2, residual, gate, gelu)
     if gelu:
-        density = torch.exp(-z * z / 2) / (2 * torch.pi) ** 0.5
-        dz = dz * (_phi(z) + z * density)
+        dz = dz * slope(z)
     dx = dskip = none
     if x is not None:
         dx = torch.zeros_like(x, dtype=torch.float64)
@@ -83,7 +82,3 @@ def _before_activation(c, tables, x, skip, bias) -> Tensor:
     if bias is not None:
         z = z + bias.double().view(-1, *(1,) * (z.ndim - 2))
     return z.contiguous()
-
-
-def _phi(z: Tensor) -> Tensor:
-    return torch.erfc(-z / 2**0.5) / 2

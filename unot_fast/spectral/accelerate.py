@@ -42,7 +42,8 @@ def accelerate(model: nn.Module, *, verbose: bool = True) -> Acceleration:
     Parameters
     ----------
     model : nn.Module
-        Contains ``SpectralConv``, ``ChannelMLP`` or ``FNOBlocks`` of neuralop, as FNO and TFNO do.
+        Contains ``SpectralConv``, ``SphericalConv``, ``ChannelMLP`` or ``FNOBlocks`` of neuralop,
+        as FNO, TFNO and SFNO do.
     verbose : bool
         Print the result.
 

@@ -6,7 +6,6 @@ dict stay as they are, and changing it back restores it.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from neuralop.layers.channel_mlp import ChannelMLP
 from neuralop.layers.fno_block import FNOBlocks
@@ -16,7 +15,7 @@ from neuralop.layers.spherical_convolution import SphericalConv
 from torch import Tensor, nn
 
 from unot_fast.ops import channel_mlp
-from unot_fast.spectral.conv import compute_dtype, fourier_block, spectral_backend
+from unot_fast.spectral.conv import as_real, compute_dtype, fourier_block, spectral_backend
 from unot_fast.spectral.sphere import spherical_block
 
 
@@ -32,7 +31,7 @@ class FastSpectralConv(SpectralConv):
         """The convolution, and what an FNO block does after it."""
         return fourier_block(
             x,
-            torch.view_as_real(self._kept_weight(x.shape[2:])),
+            as_real(self._kept_weight(x.shape[2:])),
             self.bias,
             skip,
             mlp,
@@ -82,7 +81,7 @@ class FastSphericalConv(SphericalConv):
         weight = self.weight.to_tensor()[:, :, :degrees]
         return spherical_block(
             x,
-            torch.view_as_real(weight.resolve_conj()),
+            as_real(weight),
             self.bias,
             skip,
             mlp,
