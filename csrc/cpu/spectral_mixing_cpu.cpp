@@ -1,19 +1,17 @@
-// Products of channels, one complex matrix for each mode.
-
-#include <tuple>
+// Products of channels, one complex matrix for each mode, with a bias and the GELU of either part.
 
 #include "pixels.h"
 
-// Coefficients are (batch, channels, 2, modes), weights (in, out, modes, 2), of floats where single
-// is set.
+// Coefficients are (batch, channels, 2, modes), weights (in, out, modes, 2) and biases (out, modes,
+// 2), of floats where single is set. bias and dbias may be null.
 struct MixingArguments {
   int64_t batch, in, out, modes;
-  int single;
-  const void *x, *weight;
+  int single, gelu;
+  const void *x, *weight, *bias;
   int threads;
   void* y;
   const void* dy;
-  void *dx, *dweight;
+  void *dx, *dweight, *dbias;
 };
 
 namespace {
@@ -45,15 +43,23 @@ void pack(int64_t rows, int64_t modes, int64_t k, const T* x, Array<T>& out) {
   }
 }
 
-// out(b, p) = sum_q w(q, p) in(b, q), or with the conjugate of w; w(q, p) stands at
-// weight + (q * stride_q + p * stride_p).
+// out(b, p) = sum_q w(q, p) in(b, q), or with the conjugate of w, and what `Finish` makes of it;
+// w(q, p) stands at weight + (q * stride_q + p * stride_p).
 template <class T>
 class Mixing {
  public:
+  // What becomes of a sum z: z + bias, if there is one, and its GELU or dy times the slope of that.
+  struct Finish {
+    const T* bias;
+    bool gelu;
+    const T* dy;
+  };
+
   Mixing(int64_t batch, int64_t q, int64_t p, int64_t modes, const T* weight, int64_t stride_q,
-         int64_t stride_p, bool conjugate)
+         int64_t stride_p, bool conjugate, Finish finish)
       : batch_(batch), q_(q), p_(p), modes_(modes), weight_(weight), stride_q_(stride_q),
-        stride_p_(stride_p), conjugate_(conjugate), w_(q * kOutputs * 2 * W<T>, T(0)) {}
+        stride_p_(stride_p), conjugate_(conjugate), finish_(finish),
+        w_(q * kOutputs * 2 * W<T>, T(0)), bias_(kOutputs * 2 * W<T>, T(0)) {}
 
   // Outputs [from, to).
   void operator()(const T* in, int64_t from, int64_t to, T* out) {
@@ -78,10 +84,16 @@ class Mixing {
                    to + W<T>);
         if (conjugate_) store(to + W<T>, -load(to + W<T>));
       }
+    for (int o = 0; finish_.bias && o < outputs; ++o) {
+      T* to = &bias_[o * 2 * W<T>];
+      load_pairs(finish_.bias + ((p + o) * modes_ + k) * 2, modes_ - k, to, to + W<T>);
+    }
   }
   template <int B>
   void tile(int64_t b, int64_t p, int outputs, int64_t k, T* out) const {
-    Complex<T> sum[B][kOutputs] = {};
+    Complex<T> sum[B][kOutputs];
+    for (int s = 0; s < B; ++s)
+      for (int o = 0; o < kOutputs; ++o) sum[s][o] = load_complex(&bias_[o * 2 * W<T>]);
     for (int64_t q = 0; q < q_; ++q) {
       const T* w = &w_[q * kOutputs * 2 * W<T>];
       const auto w0 = load_complex(w), w1 = load_complex(w + 2 * W<T>);
@@ -94,10 +106,22 @@ class Mixing {
     const int64_t bytes = std::min<int64_t>(W<T>, modes_ - k) * sizeof(T);
     for (int s = 0; s < B; ++s)
       for (int o = 0; o < outputs; ++o) {
-        T* to = out + ((b + s) * p_ + p + o) * 2 * modes_ + k;
-        std::memcpy(to, &sum[s][o].re, bytes);
-        std::memcpy(to + modes_, &sum[s][o].im, bytes);
+        const int64_t at = ((b + s) * p_ + p + o) * 2 * modes_ + k;
+        finish(sum[s][o].re, bytes, at, out);
+        finish(sum[s][o].im, bytes, at + modes_, out);
       }
+  }
+  void finish(Vec<T> z, int64_t bytes, int64_t at, T* out) const {
+    if (finish_.gelu) {
+      const auto g = gelu(z);
+      z = g.value;
+      if (finish_.dy) {
+        Vec<T> dy{};
+        std::memcpy(&dy, finish_.dy + at, bytes);
+        z = dy * g.slope;
+      }
+    }
+    std::memcpy(out + at, &z, bytes);
   }
   static void add(Complex<T>& sum, const Complex<T>& x, const Complex<T>& w) {
     sum.re += x.re * w.re - x.im * w.im;
@@ -108,16 +132,17 @@ class Mixing {
   const T* weight_;
   int64_t stride_q_, stride_p_;
   bool conjugate_;
-  Array<T> w_, in_;
+  Finish finish_;
+  Array<T> w_, bias_, in_;
 };
 
-// dw(q, p) = sum_b conj(x(b, q)) dy(b, p) for the rows q in [from, to).
+// dw(q, p) = sum_b conj(x(b, q)) dz(b, p) for the rows q in [from, to).
 template <class T>
-void weight_gradient(const MixingArguments& args, int64_t from, int64_t to) {
-  Array<T> x, dy;
+void weight_gradient(const MixingArguments& args, const T* grad, int64_t from, int64_t to) {
+  Array<T> x, dz;
   for (int64_t k = 0; k < args.modes; k += W<T>) {
     pack(args.batch * args.in, args.modes, k, static_cast<const T*>(args.x), x);
-    pack(args.batch * args.out, args.modes, k, static_cast<const T*>(args.dy), dy);
+    pack(args.batch * args.out, args.modes, k, grad, dz);
     for (int64_t q = from; q < to; ++q)
       for (int64_t p = 0; p < args.out; p += kSamples) {
         const int64_t outputs = std::min<int64_t>(kSamples, args.out - p);
@@ -125,7 +150,7 @@ void weight_gradient(const MixingArguments& args, int64_t from, int64_t to) {
         for (int64_t b = 0; b < args.batch; ++b) {
           const auto u = load_complex(&x[(b * args.in + q) * 2 * W<T>]);
           for (int64_t o = 0; o < outputs; ++o) {
-            const auto v = load_complex(&dy[(b * args.out + p + o) * 2 * W<T>]);
+            const auto v = load_complex(&dz[(b * args.out + p + o) * 2 * W<T>]);
             sum[o].re += u.re * v.re + u.im * v.im;
             sum[o].im += u.re * v.im - u.im * v.re;
           }
@@ -138,27 +163,66 @@ void weight_gradient(const MixingArguments& args, int64_t from, int64_t to) {
   }
 }
 
+// dbias(p) = sum_b dz(b, p) for the outputs p in [from, to).
 template <class T>
-void spectral_mixing(const MixingArguments& args, bool backward) {
-  const T* weight = static_cast<const T*>(args.weight);
-  const int64_t entry = 2 * args.modes, row = args.out * entry;
+void bias_gradient(const MixingArguments& args, const T* dz, int64_t from, int64_t to) {
+  T* dbias = static_cast<T*>(args.dbias);
+  std::fill(dbias + from * args.modes * 2, dbias + to * args.modes * 2, T(0));
+  for (int64_t b = 0; b < args.batch; ++b)
+    for (int64_t p = from; p < to; ++p) {
+      const T* row = dz + (b * args.out + p) * 2 * args.modes;
+      for (int64_t k = 0; k < args.modes; ++k)
+        for (int part = 0; part < 2; ++part)
+          dbias[(p * args.modes + k) * 2 + part] += row[part * args.modes + k];
+    }
+}
+
+// y, or dz where there is a dy.
+template <class T>
+void forward(const MixingArguments& args, T* y, const T* dy) {
+  const int64_t entry = 2 * args.modes;
   const auto make = [&] {
-    const auto [b, in, out, modes] = std::tuple(args.batch, args.in, args.out, args.modes);
-    return backward ? Mixing<T>(b, out, in, modes, weight, entry, row, true)
-                    : Mixing<T>(b, in, out, modes, weight, row, entry, false);
+    return Mixing<T>(args.batch, args.in, args.out, args.modes,
+                     static_cast<const T*>(args.weight), args.out * entry, entry, false,
+                     {static_cast<const T*>(args.bias), bool(args.gelu), dy});
   };
-  const void* in = backward ? args.dy : args.x;
-  void* out = backward ? args.dx : args.y;
-  for_each_stretch(backward ? args.in : args.out, args.threads, make,
-                   [&](Mixing<T>& mix, int64_t from, int64_t to) {
-                     mix(static_cast<const T*>(in), from, to, static_cast<T*>(out));
-                     if (backward) weight_gradient<T>(args, from, to);
-                   });
+  for_each_stretch(args.out, args.threads, make, [&](Mixing<T>& mix, int64_t from, int64_t to) {
+    mix(static_cast<const T*>(args.x), from, to, y);
+  });
+}
+
+template <class T>
+void backward(const MixingArguments& args) {
+  const int64_t entry = 2 * args.modes;
+  const T* dz = static_cast<const T*>(args.dy);
+  Array<T> buffer;
+  if (args.gelu) {
+    buffer.resize(args.batch * args.out * entry);
+    forward(args, buffer.data(), dz);
+    dz = buffer.data();
+  }
+  const auto make = [&] {
+    return Mixing<T>(args.batch, args.out, args.in, args.modes,
+                     static_cast<const T*>(args.weight), entry, args.out * entry, true, {});
+  };
+  for_each_stretch(args.in, args.threads, make, [&](Mixing<T>& mix, int64_t from, int64_t to) {
+    mix(dz, from, to, static_cast<T*>(args.dx));
+    weight_gradient(args, dz, from, to);
+  });
+  if (!args.dbias) return;
+  for_each_stretch(
+      args.out, args.threads, [] { return 0; },
+      [&](int, int64_t from, int64_t to) { bias_gradient(args, dz, from, to); });
+}
+
+template <class T>
+void spectral_mixing(const MixingArguments& args, bool gradients) {
+  gradients ? backward<T>(args) : forward<T>(args, static_cast<T*>(args.y), nullptr);
 }
 
 }  // namespace
 
-// y from x, or dx and dweight from dy.
+// y from x, or the gradients from dy.
 extern "C" void PER_ISA(spectral_mixing)(const MixingArguments* args, int backward) {
   args->single ? spectral_mixing<float>(*args, backward) : spectral_mixing<double>(*args, backward);
 }

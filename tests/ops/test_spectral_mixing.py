@@ -12,30 +12,69 @@ CASES = [  # batch, channels in and out, modes
     (9, 16, 17, (10, 6)),
     (4, 2, 3, (3, 2, 2)),
 ]
+PARTS = [(False, False), (True, True), (True, False), (False, True)]  # bias, gelu
+
+
+def problem(batch, c_in, c_out, modes, biased):
+    return [
+        normal(batch, c_in, 2, *modes),
+        normal(c_in, c_out, *modes, 2),
+        normal(c_out, *modes, 2) if biased else None,
+    ]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("backend", ["cpu", "torch"])
-@pytest.mark.parametrize(("batch", "c_in", "c_out", "modes"), CASES)
-def test_agrees_with_reference(batch, c_in, c_out, modes, backend, dtype):
-    arguments = [normal(batch, c_in, 2, *modes), normal(c_in, c_out, *modes, 2)]
-    compare(spectral_mixing, arguments, backend, dtype)
+@pytest.mark.parametrize(("biased", "gelu"), PARTS)
+@pytest.mark.parametrize("case", CASES)
+def test_agrees_with_reference(case, biased, gelu, backend, dtype):
+    compare(spectral_mixing, problem(*case, biased), backend, dtype, gelu=gelu)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch", "reference"])
 def test_operator_rules(backend):
-    c, weight = normal(2, 3, 2, 4, 5), normal(3, 6, 4, 5, 2)
     op = torch.ops.unot_fast.spectral_mixing.default
-    opcheck(op, (c.requires_grad_(), weight.requires_grad_(), backend))
-    opcheck(op, (c.detach().transpose(0, 1).contiguous().transpose(0, 1), weight.detach(), backend))
-    opcheck(op, (c.detach()[:0], weight.detach(), backend))
+    for biased, gelu in PARTS[:2]:
+        arguments = problem(2, 3, 6, (4, 5), biased)
+        for x in arguments:
+            if x is not None:
+                x.requires_grad_()
+        opcheck(op, (*arguments, gelu, backend))
+    c, *rest = problem(2, 3, 6, (4, 5), True)
+    opcheck(op, (c.transpose(0, 1).contiguous().transpose(0, 1), *rest, True, backend))
 
 
-def test_gradcheck():
-    c, weight = normal(2, 2, 2, 3).requires_grad_(), normal(2, 3, 3, 2).requires_grad_()
-    assert torch.autograd.gradcheck(lambda *a: spectral_mixing(*a, backend="cpu"), (c, weight))
+@pytest.mark.parametrize("backend", ["cpu", "torch", "reference"])
+def test_without_samples_gradients_of_parameters_are_zero(backend):
+    arguments = [x.requires_grad_() for x in problem(0, 3, 6, (4, 5), True)]
+    out = spectral_mixing(*arguments, gelu=True, backend=backend)
+    assert out.shape == (0, 6, 2, 4, 5)
+    dc, *others = torch.autograd.grad(out.sum(), arguments)
+    assert dc.shape == arguments[0].shape
+    assert all(not d.any() for d in others)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_gradcheck(backend):
+    arguments = [x.requires_grad_() for x in problem(2, 2, 3, (3,), True)]
+    assert torch.autograd.gradcheck(
+        lambda *a: spectral_mixing(*a, gelu=True, backend=backend), arguments
+    )
+
+
+def test_gelu_is_that_of_either_part():
+    c, weight, bias = problem(2, 3, 4, (5, 7), True)
+    z = torch.einsum(
+        "bixy,ioxy->boxy", torch.complex(*c.unbind(2)), torch.view_as_complex(weight)
+    ) + torch.view_as_complex(bias)
+    expected = torch.stack([torch.nn.functional.gelu(part) for part in (z.real, z.imag)], 2)
+    out = spectral_mixing(c, weight, bias, gelu=True, backend="cpu")
+    assert torch.allclose(out, expected, atol=1e-12)
 
 
 def test_shapes_are_checked():
+    c, weight, bias = problem(2, 3, 6, (4, 5), True)
     with pytest.raises(ValueError, match="weight must have shape"):
-        spectral_mixing(normal(2, 3, 2, 4, 5), normal(3, 6, 4, 4, 2), backend="cpu")
+        spectral_mixing(c, weight[..., :4, :], backend="cpu")
+    with pytest.raises(ValueError, match="bias must have shape"):
+        spectral_mixing(c, weight, bias[:5], backend="cpu")

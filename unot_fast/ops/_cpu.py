@@ -251,9 +251,10 @@ class _Mixing(ctypes.Structure):
     _fields_ = (
         *((name, _i64) for name in ("batch", "inputs", "outputs", "modes")),
         ("single", _int),
-        *((name, _pointer) for name in ("x", "weight")),
+        ("gelu", _int),
+        *((name, _pointer) for name in ("x", "weight", "bias")),
         ("threads", _int),
-        *((name, _pointer) for name in ("y", "dy", "dx", "dweight")),
+        *((name, _pointer) for name in ("y", "dy", "dx", "dweight", "dbias")),
     )
 
 
@@ -309,32 +310,34 @@ def spectral_analysis(x: Tensor, tables: Sequence[Tensor]) -> Tensor:
     return out
 
 
-def spectral_mixing(c: Tensor, weight: Tensor) -> Tensor:
-    c, weight = _prepare(c, weight, dtype=c.dtype)
+def spectral_mixing(c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
     out = c.new_empty((c.shape[0], weight.shape[1], *c.shape[2:]))
-    _mix(weight, c, out, None, None, None)
+    _mix(c, weight, bias, gelu, (out, None, None, None, None))
     return out
 
 
-def spectral_mixing_vjp(grad: Tensor, c: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    grad, c, weight = _prepare(grad, c, weight, dtype=c.dtype)
-    dc, dweight = torch.empty_like(c), torch.empty_like(weight)
-    _mix(weight, c, None, grad, dc, dweight)
-    return dc, dweight
+def spectral_mixing_vjp(
+    grad: Tensor, c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool
+) -> tuple[Tensor, ...]:
+    (grad,) = _prepare(grad, dtype=c.dtype)
+    found = [None if t is None else c.new_empty(t.shape) for t in (c, weight, bias)]
+    _mix(c, weight, bias, gelu, (None, grad, *found))
+    return tuple(c.new_empty(0) if t is None else t for t in found)
 
 
-def _mix(weight: Tensor, c: Tensor, *others: Tensor | None) -> None:
+def _mix(c, weight, bias, gelu, results) -> None:
+    c, weight, bias = _prepare_some((c, weight, bias), c.dtype)
     arguments = _Mixing(
         c.shape[0],
         *weight.shape[:2],
         weight.shape[2:-1].numel(),
         c.dtype is torch.float32,
-        *_addresses(c, weight),
+        gelu,
+        *_addresses(c, weight, bias),
         torch.get_num_threads(),
-        *_addresses(*others),
+        *_addresses(*results),
     )
-    if c.numel() or weight.numel():
-        _kernel("spectral_mixing")(ctypes.byref(arguments), others[0] is None)
+    _kernel("spectral_mixing")(ctypes.byref(arguments), results[0] is None)
 
 
 def spectral_synthesis(c: Tensor, tables: Sequence[Tensor], *inputs) -> Tensor:

@@ -23,19 +23,24 @@ def spectral_analysis(x: Tensor, tables: Sequence[Tensor]) -> Tensor:
     return c.reshape(*lead, 2, *(t.shape[0] for t in tables))
 
 
-def spectral_mixing(c: Tensor, weight: Tensor) -> Tensor:
-    return _product(c, _blocks(weight), weight.shape[1])
+def spectral_mixing(c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+    z = _mixed(c, weight, bias)
+    return F.gelu(z) if gelu else z
 
 
-def spectral_mixing_vjp(grad: Tensor, c: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    dc = _product(grad, _blocks(weight).mT, weight.shape[0])
+def spectral_mixing_vjp(
+    grad: Tensor, c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    dz = torch.ops.aten.gelu_backward(grad, _mixed(c, weight, bias)) if gelu else grad
+    dc = _product(dz, _blocks(weight).mT, weight.shape[0])
     i, o = weight.shape[:2]
     # The gradient of the real matrix of a complex number (re, im; -im, re).
-    block = torch.bmm(_by_mode(c).mT, _by_mode(grad)).unflatten(2, (2, o)).unflatten(1, (2, i))
+    block = torch.bmm(_by_mode(c).mT, _by_mode(dz)).unflatten(2, (2, o)).unflatten(1, (2, i))
     re = block[:, 0, :, 0] + block[:, 1, :, 1]
     im = block[:, 0, :, 1] - block[:, 1, :, 0]
     dw = torch.stack((re, im), -1).movedim(0, 2)
-    return dc, dw.reshape(weight.shape)
+    dbias = grad.new_empty(0) if bias is None else dz.sum(0).movedim(1, -1)
+    return dc, dw.reshape(weight.shape), dbias
 
 
 def spectral_synthesis(
@@ -153,6 +158,11 @@ def _blocks(weight: Tensor) -> Tensor:
 def _product(c: Tensor, blocks: Tensor, channels: int) -> Tensor:
     out = torch.bmm(_by_mode(c), blocks).unflatten(2, (2, channels)).permute(1, 3, 2, 0)
     return out.reshape(c.shape[0], channels, *c.shape[2:])
+
+
+def _mixed(c: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    z = _product(c, _blocks(weight), weight.shape[1])
+    return z if bias is None else z + bias.movedim(-1, 1)
 
 
 def _before_activation(c, tables, x, skip, bias) -> Tensor:

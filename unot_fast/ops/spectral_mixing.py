@@ -1,4 +1,4 @@
-"""Linear maps of channels, one complex matrix for each mode."""
+"""Layers on channels, one complex matrix for each mode."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from torch import Tensor
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.shapes import expect
 
+_ARGUMENTS = "Tensor c, Tensor weight, Tensor? bias, bool gelu"
+
 torch.library.define(
     "unot_fast::spectral_mixing",
-    "(Tensor c, Tensor weight, str backend) -> Tensor",
+    f"({_ARGUMENTS}, str backend) -> Tensor",
     tags=torch.Tag.pt2_compliant_tag,
 )
 torch.library.define(
     "unot_fast::spectral_mixing_vjp",
-    "(Tensor grad, Tensor c, Tensor weight, str backend) -> (Tensor, Tensor)",
+    f"(Tensor grad, {_ARGUMENTS}, str backend) -> (Tensor, Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 
@@ -27,36 +29,38 @@ _MODULES = {
 
 
 @torch.library.impl("unot_fast::spectral_mixing", "CompositeExplicitAutograd")
-def _impl(c: Tensor, weight: Tensor, backend: str) -> Tensor:
-    shape = (c.shape[1], weight.shape[1], *c.shape[3:], 2)
-    expect("spectral_mixing", weight=(weight, shape))
-    return implementation("spectral_mixing", backend, _MODULES)(c, weight).contiguous()
+def _impl(c, weight, bias, gelu, backend):
+    shape = (weight.shape[1], *c.shape[3:], 2)
+    expect("spectral_mixing", weight=(weight, (c.shape[1], *shape)), bias=(bias, shape))
+    mixing = implementation("spectral_mixing", backend, _MODULES)
+    return mixing(c, weight, bias, gelu).contiguous()
 
 
 @torch.library.impl("unot_fast::spectral_mixing_vjp", "CompositeExplicitAutograd")
-def _impl_vjp(grad: Tensor, c: Tensor, weight: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+def _impl_vjp(grad, c, weight, bias, gelu, backend):
     vjp = implementation("spectral_mixing_vjp", backend, _MODULES)
-    return tuple(t.contiguous() for t in vjp(grad, c, weight))
+    return tuple(t.contiguous() for t in vjp(grad, c, weight, bias, gelu))
 
 
 @torch.library.register_fake("unot_fast::spectral_mixing")
-def _fake(c: Tensor, weight: Tensor, backend: str) -> Tensor:
+def _fake(c, weight, bias, gelu, backend):
     return c.new_empty((c.shape[0], weight.shape[1], *c.shape[2:]))
 
 
 @torch.library.register_fake("unot_fast::spectral_mixing_vjp")
-def _fake_vjp(grad: Tensor, c: Tensor, weight: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-    return c.new_empty(c.shape), weight.new_empty(weight.shape)
+def _fake_vjp(grad, c, weight, bias, gelu, backend):
+    return tuple(c.new_empty(0 if t is None else t.shape) for t in (c, weight, bias))
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    c, weight, ctx.backend = inputs
-    ctx.save_for_backward(c, weight)
+    *tensors, ctx.gelu, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx, grad: Tensor):
-    c, weight = ctx.saved_tensors
-    return *torch.ops.unot_fast.spectral_mixing_vjp(grad, c, weight, ctx.backend), None
+    tensors = ctx.saved_tensors
+    found = torch.ops.unot_fast.spectral_mixing_vjp(grad, *tensors, ctx.gelu, ctx.backend)
+    return *(d if t is not None else None for d, t in zip(found, tensors, strict=True)), None, None
 
 
 torch.library.register_autograd(
@@ -64,10 +68,15 @@ torch.library.register_autograd(
 )
 
 
-def spectral_mixing(c: Tensor, weight: Tensor, *, backend: str) -> Tensor:
+def spectral_mixing(
+    c: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False, backend: str
+) -> Tensor:
     r"""Mix the channels of every mode.
 
-    .. math:: \mathrm{out}_b(o, k) = \sum_i c_b(i, k)\, w(i, o, k)
+    .. math:: \mathrm{out}_b(o, k)
+        = \sigma\Bigl(\sum_i c_b(i, k)\, w(i, o, k) + \beta(o, k)\Bigr)
+
+    Nothing but the arguments is kept for the backward pass.
 
     Parameters
     ----------
@@ -75,6 +84,11 @@ def spectral_mixing(c: Tensor, weight: Tensor, *, backend: str) -> Tensor:
         Real parts, then imaginary parts, as from `spectral_analysis`.
     weight : Tensor, shape (C, O, m_1, ..., m_d, 2)
         A complex weight as ``torch.view_as_real`` has it, of the dtype of ``c``.
+    bias : Tensor, shape (O, m_1, ..., m_d, 2), optional
+        Likewise.
+    gelu : bool
+        Whether sigma is the GELU of the real part and of the imaginary part, with the exact
+        distribution function, or nothing.
     backend : str
         ``"cpu"``, ``"torch"`` or ``"reference"``.
 
@@ -82,4 +96,4 @@ def spectral_mixing(c: Tensor, weight: Tensor, *, backend: str) -> Tensor:
     -------
     Tensor, shape (B, O, 2, m_1, ..., m_d)
     """
-    return torch.ops.unot_fast.spectral_mixing(c, weight, backend)
+    return torch.ops.unot_fast.spectral_mixing(c, weight, bias, gelu, backend)
