@@ -74,19 +74,42 @@ def test_another_grid_for_the_result(points, to):
         assert torch.allclose(out, by_fft(x, weight, norm, to), atol=1e-12)
 
 
-@pytest.mark.parametrize("n", [8, 10, 13, 19, 28])
-def test_published_modes(n):
-    """UNOT keeps the first ten of either axis, aliases included."""
-    x = torch.randn(2, 3, n, n, dtype=torch.float64)
-    weight = torch.randn(3, 4, 10, 10, dtype=torch.cdouble)
-    out = spectral_conv2d(x, weight, norm="backward", frequencies="nonnegative")
-    rows, columns = min(n, 10), min(n // 2 + 1, 10)
+def published(x, w1, b1, w2):
+    """UNOT's layer: the first ten modes of either axis, aliases included; one layer without w2."""
+    n, _ = x.shape[2:]
+    modes = ..., slice(min(n, 10)), slice(min(n // 2 + 1, 10))
     spectrum = torch.fft.rfft2(x)
-    kept = torch.zeros(2, 4, n, n // 2 + 1, dtype=spectrum.dtype)
-    kept[..., :rows, :columns] = torch.einsum(
-        "bixy,ioxy->boxy", spectrum[..., :rows, :columns], weight[..., :rows, :columns]
-    )
-    assert torch.allclose(out, torch.fft.irfft2(kept, s=(n, n)), atol=1e-12)
+    z = torch.einsum("bixy,ioxy->boxy", spectrum[modes], w1[modes])
+    if w2 is not None:
+        z = z if b1 is None else z + b1[modes]
+        z = torch.complex(*(torch.nn.functional.gelu(part) for part in (z.real, z.imag)))
+        z = torch.einsum("bhxy,hoxy->boxy", z, w2[modes])
+    kept = torch.zeros(*z.shape[:2], *spectrum.shape[2:], dtype=spectrum.dtype)
+    kept[modes] = z
+    return torch.fft.irfft2(kept, s=x.shape[2:])
+
+
+def network(*modes, dtype=torch.cdouble):
+    """w1, b1 and w2 from 3 channels to 4."""
+    return [torch.randn(*c, *modes, dtype=dtype) for c in ((3, 6), (6,), (6, 4))]
+
+
+@pytest.mark.parametrize("n", [8, 10, 13, 19, 28])
+def test_published_layer(n):
+    x = torch.randn(2, 3, n, n, dtype=torch.float64, requires_grad=True)
+    w1, b1, w2 = (t.requires_grad_() for t in network(10, 10))
+    options = {"norm": "backward", "frequencies": "nonnegative"}
+    for weight, args in (
+        (w1, (w1, None, None)),
+        ((w1, b1, w2), (w1, b1, w2)),
+        ([w1, None, w2], (w1, None, w2)),
+    ):
+        out, expected = spectral_conv2d(x, weight, **options), published(x, *args)
+        assert torch.allclose(out, expected, atol=1e-11)
+        leaves = [x, *(t for t in args if t is not None)]
+        grads = (torch.autograd.grad(y.square().sum(), leaves) for y in (out, expected))
+        for found, wanted in zip(*grads, strict=True):
+            assert torch.allclose(found, wanted, rtol=1e-9, atol=1e-9 * float(wanted.abs().max()))
 
 
 def test_the_whole_layer():
@@ -98,8 +121,23 @@ def test_the_whole_layer():
     assert torch.allclose(out, torch.nn.functional.gelu(z), atol=1e-12)
 
 
+@pytest.mark.parametrize(("points", "modes"), GRIDS)
+def test_network_without_its_activation_is_a_product(points, modes):
+    """A large bias is beyond the bend of the GELU, where it is the identity."""
+    x = torch.randn(2, 3, *points, dtype=torch.float64)
+    w1, b1, w2 = network(*modes)
+    b1 = torch.full_like(b1, 1e3 + 1e3j)
+    conv = CONVS[len(points)]
+    product = torch.einsum("ih...,ho...->io...", w1, w2)
+    constant = conv(torch.zeros_like(x), (w1, b1, w2))
+    for backend in ("auto", "torch", "reference"):
+        out = conv(x, (w1, b1, w2), backend=backend) - constant
+        assert torch.allclose(out, conv(x, product), atol=1e-8)
+
+
+@pytest.mark.parametrize("weight", ["one layer", "two layers"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_does_not_depend_on_the_resolution(dtype):
+def test_does_not_depend_on_the_resolution(dtype, weight):
     """The same weights on samples of one band-limited function."""
 
     def samples(n):
@@ -108,7 +146,8 @@ def test_does_not_depend_on_the_resolution(dtype):
         waves = [torch.sin(3 * a - 2 * b), torch.cos(4 * b + a), 0.3 + torch.sin(2 * a) + 0 * b]
         return torch.stack(waves)[None].to(dtype)
 
-    weight = torch.randn(3, 4, 10, 6, dtype=torch.cfloat)
+    layers = network(10, 6, dtype=torch.cfloat)
+    weight = layers[0] if weight == "one layer" else layers
     fine = spectral_conv2d(samples(128), weight)
     for n in (32, 64):
         out = spectral_conv2d(samples(n), weight)
@@ -134,10 +173,12 @@ def test_gradients():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_single(dtype):
-    x, weight = torch.randn(2, 3, 16, 16), torch.randn(3, 4, 6, 4, dtype=torch.cfloat)
-    out = spectral_conv2d(x.to(dtype), weight)
-    assert out.dtype == dtype
-    assert torch.equal(out, spectral_conv2d(x.to(dtype).float(), weight).to(dtype))
+    x, layers = torch.randn(2, 3, 16, 16), network(6, 4, dtype=torch.cfloat)
+    for weight in (layers[0], layers, [torch.view_as_real(t).to(dtype) for t in layers]):
+        out = spectral_conv2d(x.to(dtype), weight)
+        assert out.dtype == dtype
+        assert torch.equal(out, spectral_conv2d(x.to(dtype).float(), weight).to(dtype))
+    assert spectral_conv2d(x.double(), layers).dtype == torch.float64
 
 
 def test_any_strides():
@@ -166,6 +207,23 @@ def test_compile():
         assert all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.slow
+def test_network_compiles():
+    x = torch.randn(2, 3, 16, 18)
+    weights = [t.requires_grad_() for t in network(6, 4, dtype=torch.cfloat)]
+
+    def layer(x, *real):
+        return spectral_conv2d(x, real).square().sum()
+
+    # No code need be generated for it: that is as in test_compile.
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    expected, found = (
+        torch.autograd.grad(f(x, *map(torch.view_as_real, weights)), weights)
+        for f in (layer, compiled)
+    )
+    assert all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(found, expected, strict=True))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -175,6 +233,14 @@ def test_compile():
         ({"x": torch.zeros(2, 3, 8, 8, dtype=torch.cfloat)}, "x must be real"),
         ({"weight": torch.zeros(3, 4, 4, 3)}, "weight must be complex"),
         ({"weight": torch.zeros(3, 4, 4, dtype=torch.cfloat)}, "weight must be complex of shape"),
+        ({"weight": "w1"}, "weight must be a tensor, or three"),
+        ({"weight": network(4, 3)[:2]}, "weight must be a tensor, or three"),
+        ({"weight": [*network(4, 3)[:2], None]}, "weight must be a tensor, or three"),
+        ({"weight": [network(4)[0], *network(4, 3)[1:]]}, "weight must be complex of shape"),
+        ({"weight": [network(4, 3)[0], *network(4, 2)[1:]]}, "weight must have b1 of shape"),
+        ({"weight": [*network(4, 3)[:2], network(4, 2)[2]]}, "weight must have w1"),
+        ({"weight": network(4, 3)[::-1]}, "weight must have b1 of shape"),
+        ({"weight": network(4, 3), "x": torch.zeros(2, 5, 8, 8)}, "weight must take the 5"),
         ({"bias": torch.zeros(3)}, "bias must have 4"),
         ({"skip": torch.zeros(3, 4)}, "skip must have shape"),
         ({"skip": torch.zeros(4, 3), "output_shape": (4, 4)}, "output_shape must be"),

@@ -15,15 +15,17 @@ from unot_fast.spectral.fourier import Band, analysis_table, synthesis_table
 
 _NORMS = ("forward", "backward", "ortho")
 
+Weight = Tensor | Sequence[Tensor | None]  # R, or the w1, b1 and w2 of a network
 
-def spectral_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **options) -> Tensor:
+
+def spectral_conv1d(x: Tensor, weight: Weight, bias: Tensor | None = None, **options) -> Tensor:
     """`spectral_conv2d` on functions of one variable: ``x`` is (B, C, n), ``weight`` (C, O, m)."""
     return _spectral_conv(1, x, weight, bias, **options)
 
 
 def spectral_conv2d(
     x: Tensor,
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor | None = None,
     *,
     skip: Tensor | None = None,
@@ -37,6 +39,12 @@ def spectral_conv2d(
 
     .. math:: y = \sigma\bigl(\mathcal F^{-1}(R \cdot \mathcal F x) + W x + \beta\bigr)
 
+    R is a complex matrix for each mode k, on the channels, or a network, as in the published UNOT:
+
+    .. math::
+        (R \cdot \hat x)(k) = W_2(k)\, g\bigl(W_1(k)\, \hat x(k) + \beta_1(k)\bigr), \qquad
+        g(u + i v) = \mathrm{gelu}(u) + i\, \mathrm{gelu}(v)
+
     Transforms are products with the few rows of the Fourier matrices that are kept, so the full
     spectrum is never written and lengths need not be powers of two. Nothing of the size of ``y``
     is kept for the backward pass but ``x`` itself, and that only with ``skip``.
@@ -45,10 +53,11 @@ def spectral_conv2d(
     ----------
     x : Tensor, shape (B, C, n_1, n_2)
         Real, floating point. float16 and bfloat16 are computed in float32.
-    weight : Tensor, shape (C, O, m_1, m_2), complex, or (C, O, m_1, m_2, 2), real
+    weight : Tensor, shape (C, O, m_1, m_2), complex, or (C, O, m_1, m_2, 2), real; or (w1, b1, w2)
         R, in the order of ``torch.fft.fftshift(torch.fft.rfft2(...), 2)``: the first axis has the
         frequencies -(m_1 // 2) ... (m_1 - 1) // 2, the last axis 0 ... m_2 - 1. Those that the grid
-        cannot hold are left out.
+        cannot hold are left out. For a network w1 is (C, H, m_1, m_2), b1 (H, m_1, m_2) or None,
+        and w2 (H, O, m_1, m_2), each of them complex or with a last axis of 2.
     bias : Tensor, shape (O,) or broadcastable as (O, 1, 1), optional
     skip : Tensor, shape (O, C), optional
         W, the weight of the bypass.
@@ -59,7 +68,7 @@ def spectral_conv2d(
         resampled, frequency by frequency.
     norm : {"forward", "backward", "ortho"}
         As in `torch.fft`. With "forward" coefficients do not depend on the resolution, and neither
-        does the layer.
+        does the layer. The published UNOT has "backward".
     frequencies : {"signed", "nonnegative"}
         "nonnegative": the first axis has 0 ... m_1 - 1, and modes beyond n_1 / 2 stand for their
         aliases. That is what the published UNOT does; half of the spectrum is lost.
@@ -79,6 +88,7 @@ def spectral_conv2d(
     References
     ----------
     Li et al., "Fourier neural operator for parametric partial differential equations", 2021.
+    Geuter et al., "Universal neural optimal transport", ICML 2025.
 
     Examples
     --------
@@ -87,6 +97,16 @@ def spectral_conv2d(
     >>> weight = torch.randn(64, 64, 10, 6, dtype=torch.cfloat) / 64
     >>> unot_fast.spectral_conv2d(x, weight, activation="gelu").shape
     torch.Size([8, 64, 48, 48])
+
+    The layer of the published UNOT:
+
+    >>> w1 = torch.randn(64, 256, 10, 10, dtype=torch.cfloat) / 64
+    >>> b1 = torch.zeros(256, 10, 10, dtype=torch.cfloat)
+    >>> w2 = torch.randn(256, 64, 10, 10, dtype=torch.cfloat) / 256
+    >>> unot_fast.spectral_conv2d(
+    ...     x, (w1, b1, w2), activation="gelu", norm="backward", frequencies="nonnegative"
+    ... ).shape
+    torch.Size([8, 64, 48, 48])
     """
     return _spectral_conv(
         2, x, weight, bias, skip=skip, activation=activation, output_shape=output_shape, norm=norm,
@@ -94,7 +114,7 @@ def spectral_conv2d(
     )  # fmt: skip
 
 
-def spectral_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **options) -> Tensor:
+def spectral_conv3d(x: Tensor, weight: Weight, bias: Tensor | None = None, **options) -> Tensor:
     """`spectral_conv2d` on volumes: ``x`` (B, C, n_1, n_2, n_3), ``weight`` (C, O, m_1, m_2, m_3).
 
     The first two axes have both signs of their frequencies.
@@ -134,7 +154,7 @@ def _backend_for(device: torch.device, dimensions: int, backend: str) -> str:
 def _spectral_conv(
     d: int,
     x: Tensor,
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor | None,
     skip: Tensor | None = None,
     activation: str | None = None,
@@ -143,26 +163,54 @@ def _spectral_conv(
     frequencies: str = "signed",
     backend: str = "auto",
 ) -> Tensor:
-    weight = as_real(weight)
-    check_pointwise(d, x, weight, bias, skip, activation, output_shape)
-    if weight.ndim != d + 3:
-        raise ValueError(
-            f"weight must be complex of shape (C, O, {_lengths('m', d)}), or real with a last axis "
-            f"of 2; got {tuple(weight.shape)} as real"
-        )
+    layers = _layers(d, weight)
+    channels = layers[0][0].shape[0], layers[-1][0].shape[1]
+    check_pointwise(d, x, channels, bias, skip, activation, output_shape)
     if norm not in _NORMS:
         raise ValueError(f"norm must be one of {_NORMS}; got {norm!r}")
     if frequencies not in ("signed", "nonnegative"):
         raise ValueError(f"frequencies must be 'signed' or 'nonnegative'; got {frequencies!r}")
     return fourier_block(
-        x, weight, bias, skip, gelu=activation == "gelu", output_shape=output_shape, norm=norm,
+        x, layers, bias, skip, gelu=activation == "gelu", output_shape=output_shape, norm=norm,
         aliased=frequencies == "nonnegative", backend=spectral_backend(x, d, backend),
     )  # fmt: skip
 
 
+def _layers(d: int, weight: Weight) -> list[tuple[Tensor, Tensor | None]]:
+    """The weight and the bias of each layer on the modes, real and made for one another."""
+    if isinstance(weight, Tensor):
+        w1, b1, w2 = as_real(weight), None, None
+    elif (
+        isinstance(weight, tuple | list)
+        and len(weight) == 3
+        and all(isinstance(t, Tensor) or (t is None and k == 1) for k, t in enumerate(weight))
+    ):
+        w1, b1, w2 = (None if t is None else as_real(t) for t in weight)
+    else:
+        raise TypeError(
+            "weight must be a tensor, or three of them, (w1, b1, w2), of which b1 may be None"
+        )
+    if w1.ndim != d + 3 or w1.shape[-1] != 2:
+        raise ValueError(
+            f"weight must be complex of shape (C, O, {_lengths('m', d)}), or real with a last axis "
+            f"of 2; got {tuple(w1.shape)} as real"
+        )
+    hidden = w1.shape[1:]
+    if b1 is not None and b1.shape != hidden:
+        raise ValueError(f"weight must have b1 of shape {tuple(hidden)}; got {tuple(b1.shape)}")
+    if w2 is None:
+        return [(w1, None)]
+    if (*w2.shape[:1], *w2.shape[2:]) != hidden:
+        raise ValueError(
+            "weight must have w1 (C, H, ...) and w2 (H, O, ...) with one H and the same modes; "
+            f"got {tuple(w1.shape)} and {tuple(w2.shape)} as real"
+        )
+    return [(w1, b1), (w2, None)]
+
+
 def fourier_block(
     x: Tensor,
-    weight: Tensor,
+    layers: Sequence[tuple[Tensor, Tensor | None]],
     bias: Tensor | None,
     skip: Tensor | None,
     mlp: Sequence[Tensor | None] = (),
@@ -175,22 +223,23 @@ def fourier_block(
 ) -> Tensor:
     """The convolution and what follows it, arguments unchecked.
 
-    ``mlp`` is w1, b1, w2, b2 and gate of `spectral_synthesis`, or nothing; the real ``weight`` and
-    other options are those of `spectral_conv2d`.
+    ``layers`` are real weights and biases on the modes, with a GELU between one and the next;
+    ``mlp`` is w1, b1, w2, b2 and gate of `spectral_synthesis`, or nothing; other options are those
+    of `spectral_conv2d`.
     """
     d, shape = x.ndim - 2, x.shape[2:]
+    modes = layers[0][0].shape[2:-1]
     to = tuple(shape if output_shape is None else output_shape)
     bands, slices = [], []
-    for k, (n, m) in enumerate(zip(shape, weight.shape[2:-1], strict=True)):
+    for k, (n, m) in enumerate(zip(shape, modes, strict=True)):
         band = Band.of(m, half=k == d - 1)
         if aliased and k < d - 1:
             band = Band(0, m, aliased=True)
         slices.append(band.on(n))
         bands.append(band.part(slices[-1]))
-    weight = weight[(slice(None), slice(None), *slices)]
 
     dtype, real = x.dtype, compute_dtype(x)
-    x, weight = x.to(real), weight.to(real)
+    x = x.to(real)
     bias = None if bias is None else bias.reshape(-1)
     skip, bias, *mlp = (None if t is None else t.to(real) for t in (skip, bias, *mlp))
     down, up = _scales(norm, math.prod(shape), math.prod(to))
@@ -200,8 +249,13 @@ def fourier_block(
         [analysis_table(n, b, s, x) for n, b, s in zip(shape, bands, (*scales, down), strict=True)],
         backend=backend,
     )
+    for k, layer in enumerate(layers):
+        weight, beta = (
+            None if t is None else t[(..., *slices, slice(None))].to(real) for t in layer
+        )
+        c = spectral_mixing(c, weight, beta, gelu=k < len(layers) - 1, backend=backend)
     return spectral_synthesis(
-        spectral_mixing(c, weight, backend=backend),
+        c,
         [synthesis_table(n, b, s, x) for n, b, s in zip(to, bands, (*scales, up), strict=True)],
         x,
         skip,
@@ -230,19 +284,15 @@ def _scales(norm: str, points: int, points_out: int) -> tuple[float, float]:
     return points**-0.5, points_out**-0.5
 
 
-def check_pointwise(d, x, weight, bias, skip, activation, output_shape) -> None:
-    """What layers of all geometries ask of their arguments; ``weight`` is real."""
+def check_pointwise(d, x, channels, bias, skip, activation, output_shape) -> None:
+    """What layers of all geometries ask of their arguments; ``channels`` are those of weight."""
+    c_in, out = channels
     if not x.is_floating_point():
         raise TypeError(f"x must be real and floating point; got {x.dtype}")
     if x.ndim != d + 2:
         raise ValueError(f"x must have shape (B, C, {_lengths('n', d)}); got {tuple(x.shape)}")
-    if weight.ndim < 4 or weight.shape[-1] != 2:
-        raise ValueError(
-            f"weight must be complex, or real with a last axis of 2; got {tuple(weight.shape)}"
-        )
-    if weight.shape[0] != x.shape[1]:
-        raise ValueError(f"weight must take the {x.shape[1]} channels of x; got {weight.shape[0]}")
-    out = weight.shape[1]
+    if c_in != x.shape[1]:
+        raise ValueError(f"weight must take the {x.shape[1]} channels of x; got {c_in}")
     if bias is not None and bias.numel() != out:
         raise ValueError(f"bias must have {out} entries; got {tuple(bias.shape)}")
     if skip is not None and tuple(skip.shape) != (out, x.shape[1]):

@@ -31,7 +31,7 @@ class FastSpectralConv(SpectralConv):
         """The convolution, and what an FNO block does after it."""
         return fourier_block(
             x,
-            as_real(self._kept_weight(x.shape[2:])),
+            [(as_real(self._kept_weight(x.shape[2:])), None)],
             self.bias,
             skip,
             mlp,

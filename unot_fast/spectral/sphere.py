@@ -70,12 +70,12 @@ def spectral_conv_s2(
     Bonev et al., "Spherical Fourier neural operators", 2023.
     """
     weight = as_real(weight)
-    check_pointwise(2, x, weight, bias, skip, activation, output_shape)
-    if weight.ndim not in (4, 5):
+    if weight.ndim not in (4, 5) or weight.shape[-1] != 2:
         raise ValueError(
             "weight must be complex of shape (C, O, L) or (C, O, L, M), or real with a last axis "
             f"of 2; got {tuple(weight.shape)} as real"
         )
+    check_pointwise(2, x, weight.shape[:2], bias, skip, activation, output_shape)
     if weight.ndim == 5:
         if orders not in (None, weight.shape[3]):
             raise ValueError(f"orders must be those of weight, {weight.shape[3]}; got {orders}")
