@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import unot_fast
+from tests.spectral.outcomes import assert_close, outcome
 
 neuralop = pytest.importorskip("neuralop")
 from neuralop.models import FNO, SFNO, TFNO  # noqa: E402
@@ -42,20 +43,6 @@ def _with_norm(norm):
     for conv in model.fno_blocks.convs:
         conv.fft_norm = norm
     return model
-
-
-def outcome(model, x):
-    """Output, and gradients of the input and of all parameters."""
-    x = x.clone().requires_grad_()
-    out = model(x)
-    loss = (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum()
-    return out, *torch.autograd.grad(loss, [x, *model.parameters()])
-
-
-def assert_close(found, expected, tolerance=2e-5):
-    for a, b in zip(found, expected, strict=True):
-        assert a.dtype == b.dtype
-        assert float((a - b).abs().max()) <= tolerance * float(b.abs().max().clamp_min(1e-6))
 
 
 @pytest.mark.parametrize("name", MODELS)

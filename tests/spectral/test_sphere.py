@@ -6,12 +6,12 @@ from unot_fast import spectral_conv_s2
 harmonics = pytest.importorskip("torch_harmonics")
 
 
-def by_torch_harmonics(x, weight, orders, grid, norm, to=None):
+def by_torch_harmonics(x, weight, orders, grid, norm, to=None, output_grid=None):
     nlat, nlon = to or x.shape[2:]
-    options = {"lmax": weight.shape[2], "mmax": orders, "grid": grid, "norm": norm}
-    c = harmonics.RealSHT(*x.shape[2:], **options)(x)
+    options = {"lmax": weight.shape[2], "mmax": orders, "norm": norm}
+    c = harmonics.RealSHT(*x.shape[2:], grid=grid, **options)(x)
     c = torch.einsum("bilm,iolm->bolm" if weight.ndim == 4 else "bilm,iol->bolm", c, weight)
-    return harmonics.InverseRealSHT(nlat, nlon, **options)(c)
+    return harmonics.InverseRealSHT(nlat, nlon, grid=output_grid or grid, **options)(c)
 
 
 @pytest.mark.parametrize("grid", ["equiangular", "legendre-gauss", "lobatto"])
@@ -30,9 +30,19 @@ def test_golden(points, degrees, orders, grid, norm, per_order):
 def test_another_grid_for_the_result():
     x = torch.randn(2, 3, 16, 32, dtype=torch.float64)
     weight = torch.randn(3, 4, 8, dtype=torch.cdouble)
-    out = spectral_conv_s2(x, weight, orders=6, output_shape=(11, 20))
-    expected = by_torch_harmonics(x, weight, 6, "equiangular", "ortho", (11, 20))
-    assert torch.allclose(out, expected, atol=1e-11)
+    for output_grid in (None, "legendre-gauss"):
+        to = {"output_shape": (11, 20), "output_grid": output_grid}
+        out = spectral_conv_s2(x, weight, orders=6, **to)
+        expected = by_torch_harmonics(x, weight, 6, "equiangular", "ortho", *to.values())
+        assert torch.allclose(out, expected, atol=1e-11)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_autocast(backend):
+    x, weight = torch.randn(2, 3, 16, 32), torch.randn(3, 4, 8, dtype=torch.cfloat)
+    expected = spectral_conv_s2(x, weight, orders=6, backend=backend)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(spectral_conv_s2(x, weight, orders=6, backend=backend), expected)
 
 
 def test_the_whole_layer_and_its_gradients():
@@ -57,6 +67,8 @@ def test_the_whole_layer_and_its_gradients():
         ({"weight": torch.zeros(3, 4, 5, 3, dtype=torch.cfloat), "orders": 2}, "those of weight"),
         ({"weight": torch.zeros(3, 4, 5, 3, 2, dtype=torch.cfloat)}, "weight must be complex of"),
         ({"grid": "healpix"}, "grid must be"),
+        ({"output_grid": "healpix"}, "output_grid must be None or"),
+        ({"output_grid": "lobatto", "skip": torch.zeros(4, 3)}, "grid of x where there is a skip"),
     ],
 )
 def test_errors_name_the_argument(change, message):

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import sys
 from dataclasses import dataclass
 
 from torch import nn
+
+_FASTER = {
+    "neuralop": "unot_fast.spectral.neuralop",
+    "torch_harmonics.examples.models": "unot_fast.spectral.harmonics",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Acceleration:
 
 
 def accelerate(model: nn.Module, *, verbose: bool = True) -> Acceleration:
-    """Replace the spectral layers of a `neuralop` model by faster ones, in place.
+    """Replace spectral layers of `neuralop` and `torch_harmonics` by faster ones, in place.
 
     Parameters, buffers and the state dict are those of before, shared and not copied; outputs are
     equal up to rounding. Layers with an option that is not supported are left as they are.
@@ -43,7 +50,8 @@ def accelerate(model: nn.Module, *, verbose: bool = True) -> Acceleration:
     ----------
     model : nn.Module
         Contains ``SpectralConv``, ``SphericalConv``, ``ChannelMLP`` or ``FNOBlocks`` of neuralop,
-        as FNO, TFNO and SFNO do.
+        as FNO, TFNO and SFNO do, or ``SpectralConvS2`` or ``MLP`` of the examples of
+        torch-harmonics, as the spherical Fourier neural operator does.
     verbose : bool
         Print the result.
 
@@ -55,7 +63,8 @@ def accelerate(model: nn.Module, *, verbose: bool = True) -> Acceleration:
     Notes
     -----
     neuralop 2.0.0 shifts the spectrum of axes of odd length to the wrong place; layers here do not,
-    so results differ from its own on such grids.
+    so results differ from its own on such grids. For double precision the spectral layers of
+    torch-harmonics compute in single; layers here do not.
 
     Examples
     --------
@@ -93,8 +102,9 @@ def restore(model: nn.Module) -> nn.Module:
 
 def _faster_classes() -> dict[type, type]:
     """Of the libraries that are loaded: a model's own library is."""
-    if "neuralop" not in sys.modules:
-        return {}
-    from unot_fast.spectral.neuralop import FASTER
-
-    return FASTER
+    found = {}
+    for library, module in _FASTER.items():
+        if library in sys.modules:
+            with contextlib.suppress(ImportError):  # a version of it that has other layers
+                found |= importlib.import_module(module).FASTER
+    return found

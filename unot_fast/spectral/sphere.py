@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 
 import torch
@@ -26,6 +25,7 @@ def spectral_conv_s2(
     activation: str | None = None,
     output_shape: Sequence[int] | None = None,
     grid: str = "equiangular",
+    output_grid: str | None = None,
     norm: str = "ortho",
     backend: str = "auto",
 ) -> Tensor:
@@ -51,6 +51,8 @@ def spectral_conv_s2(
     grid : {"equiangular", "legendre-gauss", "lobatto"}
         Latitudes, as in torch-harmonics, whose quadrature and Legendre functions these are. The
         published UNOT takes "equiangular" with nlat = nlon.
+    output_grid : str, optional
+        Latitudes of ``y``, other ones than those of ``x``; not with ``skip``.
     norm : {"ortho", "four-pi", "schmidt"}
         Of the harmonics; those of torch-harmonics, with the Condon-Shortley phase.
 
@@ -69,7 +71,7 @@ def spectral_conv_s2(
     ----------
     Bonev et al., "Spherical Fourier neural operators", 2023.
     """
-    weight = as_real(weight)
+    weight = as_real(weight).contiguous()
     if weight.ndim not in (4, 5) or weight.shape[-1] != 2:
         raise ValueError(
             "weight must be complex of shape (C, O, L) or (C, O, L, M), or real with a last axis "
@@ -83,9 +85,14 @@ def spectral_conv_s2(
     orders = weight.shape[2] if orders is None else orders
     if grid not in GRIDS:
         raise ValueError(f"grid must be one of {GRIDS}; got {grid!r}")
+    if output_grid not in (None, *GRIDS):
+        raise ValueError(f"output_grid must be None or one of {GRIDS}; got {output_grid!r}")
+    if skip is not None and output_grid not in (None, grid):
+        raise ValueError("output_grid must be the grid of x where there is a skip")
     return spherical_block(
         x, weight, bias, skip, gelu=activation == "gelu", orders=orders, grid=grid, norm=norm,
-        output_shape=output_shape, backend=spectral_backend(x, 2, backend),
+        output_shape=output_shape, output_grid=output_grid,
+        backend=spectral_backend(x, 2, backend),
     )  # fmt: skip
 
 
@@ -101,6 +108,7 @@ def spherical_block(
     grid: str,
     norm: str,
     output_shape: Sequence[int] | None = None,
+    output_grid: str | None = None,
     backend: str,
 ) -> Tensor:
     """The convolution and what follows it, tensors unchecked; see `fourier_block`."""
@@ -113,40 +121,48 @@ def spherical_block(
     bias = None if bias is None else bias.reshape(-1)
     skip, bias, *mlp = (None if t is None else t.to(real) for t in (skip, bias, *mlp))
     down, _ = legendre_tables(nlat, degrees, orders, grid, norm, real, x.device)
-    _, up = legendre_tables(nlat_out, degrees, orders, grid, norm, real, x.device)
+    _, up = legendre_tables(nlat_out, degrees, orders, output_grid or grid, norm, real, x.device)
     band = Band(0, orders, half=True)
 
     # Meridians: (B, C, nlat, 2, M) to (M, nlat, ...), and back.
-    lines = spectral_analysis(
-        x, [analysis_table(nlon, band, 2 * math.pi / nlon, x)], backend=backend
-    )
-    c = torch.bmm(down, lines.permute(4, 2, 0, 3, 1).flatten(2))
-    c = _mix(c.unflatten(2, (x.shape[0], 2, -1)), weight)
-    lines = torch.bmm(up, c.flatten(2)).unflatten(2, (x.shape[0], 2, -1)).permute(2, 4, 1, 3, 0)
-    return spectral_synthesis(
-        lines.contiguous(),
-        [synthesis_table(nlon_out, band, 1.0, x)],
-        x,
-        skip,
-        bias,
-        *mlp,
-        gelu=gelu,
-        backend=backend,
-    ).to(dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        lines = spectral_analysis(x, [analysis_table(nlon, band, 1.0 / nlon, x)], backend=backend)
+        c = torch.bmm(down, lines.permute(4, 2, 3, 0, 1).flatten(2))
+        c = harmonic_mixing(c.unflatten(2, (2, x.shape[0], -1)), weight)
+        lines = torch.bmm(up, c.flatten(2)).unflatten(2, c.shape[2:]).permute(3, 4, 1, 2, 0)
+        return spectral_synthesis(
+            lines.contiguous(),
+            [synthesis_table(nlon_out, band, 1.0, x)],
+            x,
+            skip,
+            bias,
+            *mlp,
+            gelu=gelu,
+            backend=backend,
+        ).to(dtype)
 
 
-def _mix(c: Tensor, weight: Tensor) -> Tensor:
-    """Products of channels, (M, L, B, 2, C) to (M, L, B, 2, O), as real matrices (2 C, 2 O)."""
-    orders, degrees, batch = c.shape[:3]
-    re, im = weight.unbind(-1)
-    blocks = torch.cat((torch.cat((re, im), 1), torch.cat((-im, re), 1)))
-    if weight.ndim == 4:  # the same for all orders
-        rows = c.transpose(0, 1).reshape(degrees, orders * batch, -1)
-        out = torch.bmm(rows, blocks.movedim(2, 0)).view(degrees, orders, batch, 2, -1)
-        return out.transpose(0, 1)
-    rows = c.reshape(orders * degrees, batch, -1)
-    out = torch.bmm(rows, blocks.permute(3, 2, 0, 1).flatten(0, 1))
-    return out.view(orders, degrees, batch, 2, -1)
+def harmonic_mixing(c: Tensor, weight: Tensor) -> Tensor:
+    """Products of channels, (M, L, 2, B, C) to (M, L, 2, B, O).
+
+    ``weight`` is (C, O, L, 2), (C, O, L, M, 2), or (C, O, L, N, M, 2) with sums over M.
+    """
+    orders, degrees, _, batch, channels = c.shape
+    if weight.ndim == 4:  # the same for all orders: real matrices (2 C, 2 O) are small
+        re, im = weight.permute(2, 3, 0, 1).contiguous().unbind(1)
+        blocks = torch.cat((torch.cat((re, im), 2), torch.cat((-im, re), 2)), 1)
+        rows = c.permute(1, 0, 3, 2, 4).reshape(degrees, orders * batch, 2 * channels)
+        out = torch.bmm(rows, blocks).view(degrees, orders, batch, 2, -1)
+        return out.permute(1, 0, 3, 2, 4)
+    z, w = torch.complex(c[:, :, 0], c[:, :, 1]), torch.view_as_complex(weight)
+    if w.ndim == 4:
+        matrices = w.flatten(2).flatten(0, 1).t().contiguous()  # the fast way to transpose
+        matrices = matrices.view(degrees * orders, channels, -1)
+        out = torch.bmm(z.transpose(0, 1).flatten(0, 1), matrices)
+        out = out.unflatten(0, (degrees, orders)).transpose(0, 1)
+    else:
+        out = torch.einsum("mlbi,iolnm->nlbo", z, w)
+    return torch.view_as_real(out).movedim(-1, 2)
 
 
 def legendre_tables(
@@ -162,8 +178,26 @@ def _cached_tables(nlat, degrees, orders, grid, norm, dtype, device) -> tuple[Te
         from torch_harmonics import InverseRealSHT, RealSHT
     except ImportError as reason:
         raise ImportError("spectral layers on the sphere need torch-harmonics") from reason
-    options = {"lmax": degrees, "mmax": orders, "grid": grid, "norm": norm}
+    most = max(degrees, orders)  # 0.9 has triangles only
+    options = {"lmax": most, "mmax": most, "grid": grid, "norm": norm}
     with torch.inference_mode(False), torch.no_grad():  # for later calls in another mode too
-        down = RealSHT(nlat, 2 * orders, **options).weights
-        up = InverseRealSHT(nlat, 2 * orders, **options).pct
-        return down.to(device, dtype).contiguous(), up.to(device, dtype).mT.contiguous()
+        scale, degrees_last = buffer_layout()
+        down = RealSHT(nlat, 2 * most, **options).weights * scale
+        up = InverseRealSHT(nlat, 2 * most, **options).pct
+        up = up if degrees_last else up.mT
+        tables = down[:orders, :degrees], up[:orders, :, :degrees]
+        return tuple(t.to(device, dtype).contiguous() for t in tables)
+
+
+def buffer_layout() -> tuple[float, bool]:
+    """What torch-harmonics keeps in its transforms, which differs between 0.8 and 0.9.
+
+    The factor that its quadrature leaves to the Fourier transform, 2 pi or 1, and whether the
+    last axis of its Legendre functions has the degrees or the latitudes.
+    """
+    from torch_harmonics import InverseRealSHT, RealSHT
+
+    down = RealSHT(4, 4, lmax=1, mmax=1)
+    total = down(torch.ones(4, 4, dtype=torch.float64))[0, 0].real
+    up = InverseRealSHT(4, 4, lmax=2, mmax=2)
+    return float(total / down.weights.double().sum()), up.pct.shape[2] == 2
