@@ -1,21 +1,21 @@
 // From modes to images, and the pointwise rest of a Fourier block in the same pass:
-// h = act(Re(first c last^T) + skip x + bias), and then y = h, or
-// y = act(w2 gelu(w1 h + b1) + b2 + gate * x).
+// h = act(Re(first c last^T) + skip x + bias) and y = act(w2 gelu(w1 h + b1) + b2 + gate * x), or
+// without w1 y = act(Re(first c last^T) + skip x + bias + gate * x).
 
 #include "pointwise_mlp.h"
 #include "spectral.h"
 
 // c is (batch, out, 2, m0, m1), first (n0, m0, 2), last (n1, m1, 2), x (batch, in, n0, n1), skip
-// (out, in), y (batch, channels, n0, n1), of floats where single is set. skip, x, bias and mlp may
-// be null. d* are gradients, null where the argument is; those of c, skip and bias are added to.
-// For them, adjoint_first (m0, n0, 2) and adjoint_last (m1, n1, 2) are the conjugate transposes of
-// first and last. Without first, c is (batch, out, n0, 2, m1), and so is dc.
+// (out, in), y (batch, channels, n0, n1), of floats where single is set. skip, x, bias, w1 and gate
+// may be null. d* are gradients, null where the argument is; those but dx are added to. For them,
+// adjoint_first (m0, n0, 2) and adjoint_last (m1, n1, 2) are the conjugate transposes of first and
+// last. Without first, c is (batch, out, n0, 2, m1), and so is dc.
 struct SynthesisArguments {
   int64_t batch, in, out;
   TransformShape shape;
   int single, gelu;
   const void *c, *first, *last, *x, *skip, *bias;
-  const MlpArguments* mlp;
+  MlpArguments mlp;
   int threads;
   void* y;
   const void *dy, *adjoint_first, *adjoint_last;
@@ -30,23 +30,25 @@ class SynthesisLayer {
  public:
   SynthesisLayer(const SynthesisArguments& args, bool backward)
       : args_(args), s_(args.shape), lines_(lines(args)),
-        channels_(args.mlp ? args.mlp->out : args.out),
-        gated_(args.mlp && args.mlp->gate), tiling_(lines_, s_.n1), width_(tiling_.width()),
+        channels_(args.mlp.w1 ? args.mlp.out : args.out),
+        gate_(args.mlp.w1 ? nullptr : static_cast<const T*>(args.mlp.gate)),
+        gated_(args.mlp.gate), tiling_(lines_, s_.n1), width_(tiling_.width()),
         transform_(s_, static_cast<const T*>(args.first), static_cast<const T*>(args.last)),
         skip_(args.out, args.in, static_cast<const T*>(args.skip), width_, backward),
         between_(args.out * lines_ * transform_.line(), T(0)),
         x_(args.x ? tiling_.per_slab() * args.in * width_ : 0),
         y_(tiling_.per_slab() * channels_ * width_) {
-    if (args.mlp) mlp_.emplace(*args.mlp, args.gelu, width_, backward);
-    h_.resize(args.mlp ? args.out * width_ : 0);
+    if (args.mlp.w1) mlp_.emplace(args.mlp, args.gelu, width_, backward);
+    h_.resize(mlp_ ? args.out * width_ : 0);
     if (!backward) return;
     adjoint_.emplace(s_, static_cast<const T*>(args.adjoint_first),
                      static_cast<const T*>(args.adjoint_last));
     adjoint_lines_.resize(args.out * lines_ * adjoint_->line());
     z_.resize(args.out * width_);
     slope_.resize(args.out * width_);
-    r_.resize(gated_ ? args.in * width_ : 0);
+    r_.resize(gated_ && !gate_ ? args.in * width_ : 0);
     dbias_ = ChannelSums<T>(args.out);
+    dgate_ = ChannelSums<T>(gate_ ? args.in : 0);
   }
 
   static int64_t blocks(const SynthesisArguments& args) {
@@ -94,6 +96,7 @@ class SynthesisLayer {
     if (args_.skip) skip_.add_gradient(static_cast<T*>(args_.dskip));
     if (mlp_) mlp_->add_gradients();
     dbias_.add_to(args_.dbias);
+    dgate_.add_to(args_.mlp.dgate);
   }
 
  private:
@@ -143,11 +146,13 @@ class SynthesisLayer {
     transform_.last_axis(args_.out, &between_[line * transform_.line()], lines_ * transform_.line(),
                          column, width_, h);
     if (args_.skip) skip_.times(x, h, true);
+    const bool gated = gate_, linear = !args_.gelu;
     for (int64_t o = 0; o < args_.out; ++o) {
-      const T bias = entry(args_.bias, o, T(0));
+      const T bias = entry(args_.bias, o, T(0)), gate = entry(gate_, o, T(0));
       for (int64_t i = o * width_; i < (o + 1) * width_; i += W<T>) {
-        const Vec<T> z = load(h + i) + bias;
-        if (!args_.gelu) {
+        Vec<T> z = load(h + i) + bias;
+        if (gated) z += gate * load(x + i);
+        if (linear) {
           store(h + i, z);
           continue;
         }
@@ -170,30 +175,40 @@ class SynthesisLayer {
       if (gated_) std::copy_n(x, args_.in * width_, r_.data());
       mlp_->backward(dz, gated_ ? r_.data() : nullptr, y);
     }
+    const bool gated = gate_, linear = !args_.gelu, skip = args_.skip;
     for (int64_t o = 0; o < args_.out; ++o) {
-      Vec<T> total{};
+      Vec<T> total{}, with_x{};
       for (int64_t i = o * width_; i < (o + 1) * width_; i += W<T>) {
-        if (args_.gelu) store(dz + i, load(dz + i) * load(&slope_[i]));
+        if (!linear) store(dz + i, load(dz + i) * load(&slope_[i]));
         total += load(dz + i);
+        if (gated) with_x += load(dz + i) * load(x + i);
       }
       dbias_.add(o, total);
+      if (gated) dgate_.add(o, with_x);
     }
     if (args_.dc)
       adjoint_->last_axis(args_.out, dz, width_, column, width_,
                           &adjoint_lines_[line * adjoint_->line()], lines_ * adjoint_->line());
-    if (args_.skip) {
+    if (skip) {
       skip_.accumulate(dz, x);
       skip_.transposed_times(dz, x);
     }
-    if (gated_)
-      for (int64_t i = 0; i < args_.in * width_; i += W<T>)
-        store(x + i, args_.skip ? load(x + i) + load(&r_[i]) : load(&r_[i]));
+    if (!gated_) return;
+    const T* dr = gated ? dz : r_.data();
+    for (int64_t c = 0; c < args_.in; ++c) {
+      const T gate = entry(gate_, c, T(1));
+      for (int64_t i = c * width_; i < (c + 1) * width_; i += W<T>) {
+        const Vec<T> d = gate * load(dr + i);
+        store(x + i, skip ? load(x + i) + d : d);
+      }
+    }
   }
 
   const SynthesisArguments& args_;
   const TransformShape& s_;
   const int64_t lines_, channels_;
-  const bool gated_;
+  const T* const gate_;  // of x in h
+  const bool gated_;     // x has a gate there or in mlp_
   const Tiling<T> tiling_;  // of a whole block
   const int64_t width_;
   Synthesis<T> transform_;
@@ -205,7 +220,7 @@ class SynthesisLayer {
   Array<T> h_, z_, slope_, r_;        // of a tile
   Array<T> dc_;                       // from first_sample_ on
   int64_t first_sample_ = -1;
-  ChannelSums<T> dbias_;
+  ChannelSums<T> dbias_, dgate_;
 };
 
 template <class T>

@@ -21,6 +21,8 @@ CASES = [  # batch, channels in and out, points, modes
 def problem(batch, c_in, c_out, points, modes, skip, bias, hidden, gate, lines=False):
     """Arguments of the operator, of such sizes that activations are neither 0 nor linear."""
     tables = [normal(n, m, 2) for n, m in zip(points, modes, strict=True)]
+    if gate and not hidden:
+        c_in = c_out
     x = normal(batch, c_in, *points)
     c = normal(batch, c_out, 2, *modes, scale=0.5 / torch.tensor(modes).prod() ** 0.5)
     if lines:
@@ -47,6 +49,8 @@ PARTS = [  # skip, bias, hidden channels, gate
     (True, False, 32, True),
     (False, True, 33, True),
     (True, True, 8, False),
+    (False, False, 0, True),
+    (True, True, 0, True),
 ]
 
 
@@ -96,7 +100,7 @@ def _gradients(arguments):
 @pytest.mark.parametrize("backend", ["cpu", "torch", "reference"])
 def test_operator_rules(backend):
     op = torch.ops.unot_fast.spectral_synthesis.default
-    for parts in PARTS[:4]:
+    for parts in (*PARTS[:4], *PARTS[-2:]):
         arguments = problem(2, 3, 5, (6, 4), (3, 2), *parts)
         for x in arguments:
             if torch.is_tensor(x):
@@ -123,3 +127,9 @@ def test_shapes_are_checked(wrong):
         arguments[wrong] = arguments[wrong][..., :-1]
     with pytest.raises(ValueError, match="spectral_synthesis: "):
         spectral_synthesis(*arguments, backend="cpu")
+
+
+def test_gate_needs_as_many_channels():
+    c, tables, *_ = problem(2, 3, 5, (6, 4), (3, 2), False, False, 0, False)
+    with pytest.raises(ValueError, match="a gated x needs 3 channels in the result; got 5"):
+        spectral_synthesis(c, tables, normal(2, 3, 6, 4), gate=normal(3), backend="cpu")

@@ -272,7 +272,8 @@ class _Synthesis(ctypes.Structure):
         ("shape", _Transform),
         ("single", _int),
         ("gelu", _int),
-        *((name, _pointer) for name in ("c", "first", "last", "x", "skip", "bias", "mlp")),
+        *((name, _pointer) for name in ("c", "first", "last", "x", "skip", "bias")),
+        ("mlp", _Mlp),
         ("threads", _int),
         *((name, _pointer) for name in ("y", "dy", "adjoint_first", "adjoint_last")),
         *((name, _pointer) for name in ("dc", "dx", "dskip", "dbias")),
@@ -372,7 +373,6 @@ def _synthesise(c, tables, inputs, gelu, out, grad, results) -> None:
     )
     x, skip, bias, *mlp = _prepare_some(inputs, dtype)
     dc, dx, dskip, dbias, *dmlp = results
-    pointwise = None if mlp[0] is None else _mlp(mlp, dmlp)
     arguments = _Synthesis(
         c.shape[0],
         0 if x is None else x.shape[1],
@@ -381,7 +381,7 @@ def _synthesise(c, tables, inputs, gelu, out, grad, results) -> None:
         dtype is torch.float32,
         gelu,
         *_addresses(c, first, last, x, skip, bias),
-        None if pointwise is None else ctypes.addressof(pointwise),
+        _mlp(mlp, dmlp),
         torch.get_num_threads(),
         *_addresses(out, grad, adjoint_first, adjoint_last, dc, dx, dskip, dbias),
     )
@@ -422,8 +422,9 @@ def _run_mlp(x, residual, weights, gelu, results, gradients) -> None:
 
 
 def _mlp(weights: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> _Mlp:
-    (hidden, inputs), outputs = weights[0].shape, weights[2].shape[0]
-    return _Mlp(inputs, hidden, outputs, *_addresses(*weights, *gradients))
+    w1, _, w2, *_ = weights
+    sizes = (0, 0, 0) if w1 is None else (w1.shape[1], w1.shape[0], w2.shape[0])
+    return _Mlp(*sizes, *_addresses(*weights, *gradients))
 
 
 def _prepare_some(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:

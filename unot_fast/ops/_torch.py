@@ -56,7 +56,7 @@ def spectral_synthesis(
     gate: Tensor | None,
     gelu: bool,
 ) -> Tensor:
-    z = _before_activation(c, tables, x, skip, bias)
+    z = _before_activation(c, tables, x, skip, bias, gate if w1 is None else None)
     h = F.gelu(z) if gelu else z
     return h if w1 is None else channel_mlp(h, w1, b1, w2, b2, _residual(x, gate), gate, gelu)
 
@@ -76,7 +76,9 @@ def spectral_synthesis_vjp(
     gelu: bool,
 ) -> tuple[Tensor, ...]:
     none = grad.new_empty(0)
-    z = _before_activation(c, tables, x, skip, bias) if gelu or w1 is not None else none
+    z = none
+    if gelu or w1 is not None:
+        z = _before_activation(c, tables, x, skip, bias, gate if w1 is None else None)
     dz, dr, mlp = grad, none, [none] * 5
     if w1 is not None:
         h, residual = (F.gelu(z) if gelu else z), _residual(x, gate)
@@ -84,6 +86,9 @@ def spectral_synthesis_vjp(
     if gelu:
         dz = torch.ops.aten.gelu_backward(dz, z)
     rows = dz.flatten(2)
+    if w1 is None and gate is not None:
+        dr = _along_channels(gate, dz) * dz
+        mlp[4] = (rows * x.flatten(2)).sum((0, 2))
     dx = dskip = none
     if x is not None:
         dx = torch.zeros_like(x) if skip is None else (skip.T @ rows).reshape(x.shape)
@@ -165,7 +170,11 @@ def _mixed(c: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return z if bias is None else z + bias.movedim(-1, 1)
 
 
-def _before_activation(c, tables, x, skip, bias) -> Tensor:
+def _along_channels(v: Tensor, like: Tensor) -> Tensor:
+    return v.view(-1, *(1,) * (like.ndim - 2))
+
+
+def _before_activation(c, tables, x, skip, bias, gate) -> Tensor:
     d = len(tables)
     lead, columns = c.shape[: -d - 1], c.shape[-d:].numel()
     *others, last = tables
@@ -180,7 +189,9 @@ def _before_activation(c, tables, x, skip, bias) -> Tensor:
     if skip is not None:
         z = z + (skip @ x.flatten(2)).reshape(z.shape)
     if bias is not None:
-        z = z + bias.view(-1, *(1,) * (z.ndim - 2))
+        z = z + _along_channels(bias, z)
+    if gate is not None:
+        z = torch.addcmul(z, _along_channels(gate, z), x)
     return z
 
 

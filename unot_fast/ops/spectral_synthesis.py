@@ -124,8 +124,8 @@ def spectral_synthesis(
         y(i) &= \sigma\bigl(W_2\, \mathrm{gelu}(W_1 h(i) + \beta_1) + \beta_2
                 + \gamma x(i)\bigr)
 
-    or y = h where there is no ``w1``. Nothing but the arguments is kept for the backward pass, and
-    nothing between them and y is written to memory.
+    Where there is no ``w1``, y is h, with the term of the gate in its sum. Nothing but the
+    arguments is kept for the backward pass, and nothing between them and y is written to memory.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def spectral_synthesis(
     w2, b2 : Tensor, shapes (P, H) and (P,), optional
         The second layer; goes with ``w1``.
     gate : Tensor, shape (C,), optional
-        Needs ``w1``, and P = C.
+        The factor of ``x`` before the last activation; needs as many channels in the result.
     gelu : bool
         Whether the activation of h and y is the GELU, with the exact distribution function, or
         none.

@@ -24,7 +24,7 @@ def spectral_synthesis(
     gate: Tensor | None,
     gelu: bool,
 ) -> Tensor:
-    z = _before_activation(c, tables, x, skip, bias)
+    z = _before_activation(c, tables, x, skip, bias, gate if w1 is None else None)
     h = z * phi(z) if gelu else z
     if w1 is not None:
         h = channel_mlp(h, w1, b1, w2, b2, None if gate is None else x, gate, gelu)
@@ -47,13 +47,16 @@ def spectral_synthesis_vjp(
 ) -> tuple[Tensor, ...]:
     dz = grad.double()
     none = dz.new_empty(0)
-    z = _before_activation(c, tables, x, skip, bias)
+    z = _before_activation(c, tables, x, skip, bias, gate if w1 is None else None)
     dr, mlp = none, [none] * 5
     if w1 is not None:
         h, residual = (z * phi(z) if gelu else z), None if gate is None else x
         dz, *mlp[:4], dr, mlp[4] = channel_mlp_vjp(dz, h, w1, b1, w2, b2, residual, gate, gelu)
     if gelu:
         dz = dz * slope(z)
+    if w1 is None and gate is not None:
+        dr = _along_channels(gate, dz) * dz
+        mlp[4] = (dz * x.double()).transpose(0, 1).flatten(1).sum(1)
     dx = dskip = none
     if x is not None:
         dx = torch.zeros_like(x, dtype=torch.float64)
@@ -71,7 +74,11 @@ def _adjoint(table: Tensor) -> Tensor:
     return torch.view_as_real(torch.view_as_complex(table.double().contiguous()).mH.resolve_conj())
 
 
-def _before_activation(c, tables, x, skip, bias) -> Tensor:
+def _along_channels(v: Tensor, like: Tensor) -> Tensor:
+    return v.double().view(-1, *(1,) * (like.ndim - 2))
+
+
+def _before_activation(c, tables, x, skip, bias, gate) -> Tensor:
     z = torch.complex(*c.double().unbind(-len(tables) - 1))
     for axis, table in enumerate(tables, z.ndim - len(tables)):
         matrix = torch.view_as_complex(table.double().contiguous())
@@ -80,5 +87,7 @@ def _before_activation(c, tables, x, skip, bias) -> Tensor:
     if skip is not None:
         z = z + torch.einsum("oi,bi...->bo...", skip.double(), x.double())
     if bias is not None:
-        z = z + bias.double().view(-1, *(1,) * (z.ndim - 2))
+        z = z + _along_channels(bias, z)
+    if gate is not None:
+        z = z + _along_channels(gate, z) * x.double()
     return z.contiguous()
