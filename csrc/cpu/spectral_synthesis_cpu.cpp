@@ -147,6 +147,7 @@ class SynthesisLayer {
                          column, width_, h);
     if (args_.skip) skip_.times(x, h, true);
     const bool gated = gate_, linear = !args_.gelu;
+    if (linear && !gated && !args_.bias) return;
     for (int64_t o = 0; o < args_.out; ++o) {
       const T bias = entry(args_.bias, o, T(0)), gate = entry(gate_, o, T(0));
       for (int64_t i = o * width_; i < (o + 1) * width_; i += W<T>) {
