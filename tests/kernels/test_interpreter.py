@@ -6,16 +6,17 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("triton")
-CASES = Path(__file__).with_name("interpreted.py")
+FOLDER = Path(__file__).parent
 
 
 @pytest.mark.slow
-def test_kernels_in_the_interpreter():
+@pytest.mark.parametrize("cases", ["interpreted_solvers.py", "interpreted_layers.py"])
+def test_kernels_in_the_interpreter(cases):
     """In a process of its own: functions made under the interpreter cannot be compiled."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CASES)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER / cases)],
         env=os.environ | {"TRITON_INTERPRET": "1"},
-        cwd=CASES.parents[2],
+        cwd=FOLDER.parents[1],
         capture_output=True,
         text=True,
     )

@@ -27,6 +27,7 @@ torch.library.define(
 
 _MODULES = {
     "cpu": "unot_fast.ops._cpu",
+    "triton": "unot_fast.kernels.channel_mlp",
     "torch": "unot_fast.ops._torch",
     "reference": "unot_fast.reference.channel_mlp",
 }
@@ -105,7 +106,7 @@ def channel_mlp(
     gelu : bool
         Whether the last activation is the GELU, with the exact distribution function, or none.
     backend : str
-        ``"cpu"``, ``"torch"`` or ``"reference"``.
+        ``"cpu"``, ``"triton"`` (float32), ``"torch"`` or ``"reference"``.
 
     Returns
     -------

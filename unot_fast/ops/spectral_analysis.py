@@ -19,6 +19,7 @@ torch.library.define(
 
 _MODULES = {
     "cpu": "unot_fast.ops._cpu",
+    "triton": "unot_fast.kernels.spectral_analysis",
     "torch": "unot_fast.ops._torch",
     "reference": "unot_fast.reference.spectral_analysis",
 }
@@ -66,7 +67,7 @@ def spectral_analysis(x: Tensor, tables: Sequence[Tensor], *, backend: str) -> T
     tables : sequence of d Tensors, shape (m_k, n_k, 2)
         Real and imaginary parts, of the dtype of ``x``.
     backend : str
-        ``"cpu"`` (d <= 2), ``"torch"`` or ``"reference"``.
+        ``"cpu"`` (d <= 2), ``"triton"`` (d <= 2, float32), ``"torch"`` or ``"reference"``.
 
     Returns
     -------

@@ -23,6 +23,7 @@ torch.library.define(
 
 _MODULES = {
     "cpu": "unot_fast.ops._cpu",
+    "triton": "unot_fast.kernels.spectral_mixing",
     "torch": "unot_fast.ops._torch",
     "reference": "unot_fast.reference.spectral_mixing",
 }
@@ -90,7 +91,7 @@ def spectral_mixing(
         Whether sigma is the GELU of the real part and of the imaginary part, with the exact
         distribution function, or nothing.
     backend : str
-        ``"cpu"``, ``"torch"`` or ``"reference"``.
+        ``"cpu"``, ``"triton"`` (float32), ``"torch"`` or ``"reference"``.
 
     Returns
     -------

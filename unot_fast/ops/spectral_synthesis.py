@@ -30,6 +30,7 @@ torch.library.define(
 
 _MODULES = {
     "cpu": "unot_fast.ops._cpu",
+    "triton": "unot_fast.kernels.spectral_synthesis",
     "torch": "unot_fast.ops._torch",
     "reference": "unot_fast.reference.spectral_synthesis",
 }
@@ -147,7 +148,7 @@ def spectral_synthesis(
         Whether the activation of h and y is the GELU, with the exact distribution function, or
         none.
     backend : str
-        ``"cpu"`` (d <= 2), ``"torch"`` or ``"reference"``.
+        ``"cpu"`` (d <= 2), ``"triton"`` (d <= 2, float32), ``"torch"`` or ``"reference"``.
 
     Returns
     -------

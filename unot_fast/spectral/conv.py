@@ -14,6 +14,7 @@ from unot_fast.ops.compiling import constant_when_compiled
 from unot_fast.spectral.fourier import Band, analysis_table, synthesis_table
 
 _NORMS = ("forward", "backward", "ortho")
+_BACKENDS = ("cpu", "triton", "torch", "reference")
 
 Weight = Tensor | Sequence[Tensor | None]  # R, or the w1, b1 and w2 of a network
 
@@ -73,7 +74,7 @@ def spectral_conv2d(
         "nonnegative": the first axis has 0 ... m_1 - 1, and modes beyond n_1 / 2 stand for their
         aliases. That is what the published UNOT does; half of the spectrum is lost.
     backend : str
-        ``"auto"``, ``"cpu"``, ``"torch"`` or ``"reference"``; see `spectral_backend`.
+        ``"auto"``, ``"cpu"``, ``"triton"``, ``"torch"`` or ``"reference"``; see `spectral_backend`.
 
     Returns
     -------
@@ -126,7 +127,9 @@ def spectral_backend(x: Tensor, dimensions: int = 2, backend: str = "auto") -> s
     """Name of the backend that a spectral layer runs on for an input like ``x``.
 
     ``"auto"`` is the compiled CPU kernels for tensors there in one or two dimensions, and
-    products of torch's own elsewhere.
+    products of torch's own elsewhere. ``"triton"`` has one and two dimensions in float32, and up to
+    128 channels; on request only, because its kernels have not run on a GPU yet. Both it and
+    ``"torch"`` multiply as ``torch.set_float32_matmul_precision`` says.
 
     Raises
     ------
@@ -141,13 +144,14 @@ def _backend_for(device: torch.device, dimensions: int, backend: str) -> str:
     if backend == "auto":
         compiled = device.type == "cpu" and dimensions <= 2 and available("cpu")
         return "cpu" if compiled else "torch"
-    if backend not in ("cpu", "torch", "reference"):
+    if backend not in _BACKENDS:
         raise ValueError(
-            f"backend must be 'auto', 'cpu', 'torch' or 'reference' for spectral layers; "
-            f"got {backend!r}"
+            f"backend must be 'auto' or one of {_BACKENDS} for spectral layers; got {backend!r}"
         )
-    if backend == "cpu" and dimensions > 2:
-        raise RuntimeError("backend 'cpu' has spectral layers in one and two dimensions only")
+    if backend in ("cpu", "triton") and dimensions > 2:
+        raise RuntimeError(
+            f"backend {backend!r} has spectral layers in one and two dimensions only"
+        )
     return resolve(backend, device)
 
 

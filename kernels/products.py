@@ -1,0 +1,49 @@
+"""Matrix products of tiles in a chosen precision, and what tiles are made of."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+if triton.knobs.runtime.interpret:
+    from unot_fast.kernels.interpreter import allow_loop_bounds
+
+    allow_loop_bounds()
+
+_PRECISIONS = {"highest": "tf32x3", "high": "tf32", "medium": "tf32"}
+
+
+def precision() -> str:
+    """How float32 tiles are multiplied, after ``torch.set_float32_matmul_precision``.
+
+    By three tf32 products (``highest``, the default; rounding errors as in float32) or by one
+    (``high`` and ``medium``; factors are rounded to 11 bits). Sums are float32 always.
+    """
+    return _PRECISIONS[torch.get_float32_matmul_precision()]
+
+
+def padded(n: int, least: int = 16) -> int:
+    """Length of a tile that holds ``n`` entries."""
+    return max(least, triton.next_power_of_2(n))
+
+
+def programs(x: Tensor, work: int, per_multiprocessor: int) -> int:
+    """How many programs share ``work`` items, each a stretch of them."""
+    units = 2  # in the interpreter, whose programs run one after the other
+    if x.is_cuda:
+        units = torch.cuda.get_device_properties(x.device).multi_processor_count
+    return max(1, min(work, units * per_multiprocessor))
+
+
+def expect_single(operator: str, x: Tensor) -> None:
+    if x.dtype is not torch.float32:
+        raise TypeError(f"{operator}: backend 'triton' computes in float32; got {x.dtype}")
+
+
+@triton.jit
+def parts(columns: tl.constexpr):
+    """Of so many complex numbers side by side: index, part (0 real, 1 imaginary), and its sign."""
+    place = tl.arange(0, 2 * columns)
+    return place // 2, place % 2, (1 - 2 * (place % 2)).to(tl.float32)
