@@ -21,10 +21,14 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from unot_fast.kernels import sinkhorn_separable as solver
+from unot_fast.kernels.channel_mlp import channel_mlp, channel_mlp_vjp
 from unot_fast.kernels.separable_lse import separable_lse
+from unot_fast.kernels.spectral_analysis import spectral_analysis
+from unot_fast.kernels.spectral_mixing import spectral_mixing, spectral_mixing_vjp
+from unot_fast.kernels.spectral_synthesis import spectral_synthesis, spectral_synthesis_vjp
 
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
-_CONSTANTS = ("TILE", "NDIM", "ADAPTIVE", "BY_COST", "COST_IS_B", "MEAN")
+_SETTINGS = ("num_warps", "num_stages", "maxnreg", "PRECISION")
 
 
 class Resources(NamedTuple):
@@ -79,6 +83,16 @@ def report(quick: bool = False) -> list[Resources]:
 
 
 def _launch_all(quick: bool) -> None:
+    _launch_solvers(quick)
+    _launch_layer(64, 32, (64, 64), (10, 6))
+    if not quick:
+        _launch_layer(64, 32, (28, 28), (10, 10))
+        _launch_layer(64, 32, (64, 64), (40, 40))
+        _launch_layer(64, 32, (64, 128), (32,))
+        _launch_layer(128, 64, (64, 64), (16, 9))
+
+
+def _launch_solvers(quick: bool) -> None:
     shapes = [(28, 28), (64, 64), (129, 129)]
     if not quick:
         shapes += [(12, 12), (128, 128), (64,), (20, 20, 20), (64, 64, 64)]
@@ -91,6 +105,39 @@ def _launch_all(quick: bool) -> None:
             for criterion in ("marginal", "cost"):
                 for weight in (None,) if quick or criterion == "cost" else (None, 1.5):
                     solver.sinkhorn_separable(x, x, costs, epsilon, x, 1e-3, criterion, 1, weight)
+
+
+def _launch_layer(channels: int, hidden: int, points: tuple, modes: tuple) -> None:
+    """All that UNOT and an FNO do with so many channels; an FNO lifts from 4 and projects to 1."""
+    ones = torch.ones
+    x, few, one = (ones(2, k, *points) for k in (channels, 4, 1))
+    tables = [ones(m, n, 2) for m, n in zip(modes, points[-len(modes) :], strict=True)]
+    inverse = [t.transpose(0, 1).contiguous() for t in tables]
+    c = spectral_analysis(x, tables)
+    for weight, gelu in (
+        (ones(channels, 4 * channels, *c.shape[3:], 2), True),
+        (ones(channels, channels, *c.shape[3:], 2), False),
+    ):
+        spectral_mixing(c, weight, ones(weight.shape[1:]) if gelu else None, gelu)
+    spectral_mixing_vjp(c, c, weight, None, False)
+    skip, bias, small = ones(channels, channels), ones(channels), ones(hidden)
+    mlp = ones(hidden, channels), small, ones(channels, hidden), bias, bias
+    no_mlp = (None,) * 5
+    spectral_synthesis(c, inverse, None, None, None, *no_mlp, False)
+    for pointwise in (no_mlp, mlp):
+        spectral_synthesis(c, inverse, x, skip, bias, *pointwise, True)
+        spectral_synthesis_vjp(x, c, inverse, x, skip, bias, *pointwise, True)
+    between = ones(2 * channels)
+    for start, end in ((few, x), (x, one)):
+        widths = start.shape[1], end.shape[1]
+        layers = (
+            ones(2 * channels, widths[0]),
+            between,
+            ones(widths[1], 2 * channels),
+            ones(widths[1]),
+        )
+        channel_mlp(start, *layers, None, None, False)
+        channel_mlp_vjp(end, start, *layers, None, None, False)
 
 
 def _resources(name: str, dtype: str, options: dict, kernel) -> Resources:
@@ -110,7 +157,9 @@ def _resources(name: str, dtype: str, options: dict, kernel) -> Resources:
     def count(opcode: str) -> int:
         return len(re.findall(rf"\b{opcode}\b", code))
 
-    variant = " ".join(f"{k}={int(options[k])}" for k in _CONSTANTS if k in options)
+    variant = " ".join(
+        f"{k}={int(options[k])}" for k in options if k.isupper() and k not in _SETTINGS
+    )
     return Resources(
         kernel=name.lstrip("_"),
         dtype=dtype,

@@ -36,7 +36,7 @@ def spectral_analysis(x: Tensor, tables: Sequence[Tensor]) -> Tensor:
 def _launch_rows(x: Tensor, table: Tensor, c: Tensor) -> None:
     (m, n), rows = table.shape[:2], x.numel() // x.shape[-1]
     tile = min(padded(m, 8), 32)
-    _row_kernel[(triton.cdiv(rows, 64), triton.cdiv(m, tile))](
+    _lines_kernel[(triton.cdiv(rows, 64), triton.cdiv(m, tile))](
         x, table, c, rows, n, m, ROWS=64, COLS=min(padded(n), 64), MODES=tile,
         PRECISION=precision(), num_warps=4, num_stages=1,
     )  # fmt: skip
@@ -53,7 +53,7 @@ def _launch_images(x: Tensor, first: Tensor, last: Tensor, c: Tensor) -> None:
 
 
 @triton.jit
-def _row_kernel(
+def _lines_kernel(
     x, table, c, rows, n, m, ROWS: tl.constexpr, COLS: tl.constexpr, MODES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip

@@ -66,7 +66,7 @@ def _weight_gradient(c: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
     modes = weight.numel() // (2 * q * p) if weight.numel() else 0
     if not out.numel() or not batch:
         return out.zero_()
-    tile_q, tile_p = min(padded(q), 32), min(padded(p), 32)
+    tile_q, tile_p = 16, min(padded(p), 32)
     grid = triton.cdiv(modes, _MODES), triton.cdiv(q, tile_q), triton.cdiv(p, tile_p)
     with torch.cuda.device_of(c):
         _weight_kernel[grid](

@@ -13,7 +13,19 @@ import json
 from unot_fast.kernels.report import report
 print(json.dumps([row._asdict() for row in report(quick=True)]))
 """
-REGISTERS = {"solve_kernel": 255, "pass_kernel": 240, "row_kernel": 64, "column_kernel": 64}
+REGISTERS = {
+    "solve_kernel": 255,
+    "pass_kernel": 240,
+    "row_kernel": 64,
+    "column_kernel": 64,
+    "image_kernel": 168,
+    "first_axis_kernel": 96,
+    "mixing_kernel": 192,
+    "weight_kernel": 168,
+    "value_kernel": 168,
+    "vjp_kernel": 255,
+}
+STACK = {"vjp_kernel": 96}  # bytes; with an MLP
 SHARED_MEMORY = 32 * 1024  # of 227 KB: leaves room for seven programs per multiprocessor
 
 
@@ -24,6 +36,7 @@ def test_resources_on_sm90():
     rows = json.loads(done.stdout.splitlines()[-1])
     assert {row["kernel"] for row in rows} == set(REGISTERS)
     for row in rows:
-        assert row["stack"] == row["spill_loads"] == row["spill_stores"] == 0, row
+        assert row["stack"] <= STACK.get(row["kernel"], 0), row
+        assert row["stack"] or row["spill_loads"] == row["spill_stores"] == 0, row
         assert row["registers"] <= REGISTERS[row["kernel"]], row
         assert row["shared_memory"] <= SHARED_MEMORY, row

@@ -77,6 +77,19 @@ def test_twice_is_once():
     assert not again.kept
 
 
+@pytest.mark.parametrize("name", ["FNO", "SFNO"])
+def test_backend_on_request(name):
+    make, points = MODELS[name]
+    model, x = make(), torch.randn(2, 2, *points)
+    expected = outcome(model, x)
+    unot_fast.accelerate(model, backend="reference", verbose=False)
+    assert_close(outcome(model, x), expected)
+    unot_fast.restore(model)
+    assert not any(hasattr(module, "backend") for module in model.modules())
+    with pytest.raises(ValueError, match="backend must be"):
+        unot_fast.accelerate(model, backend="gpu")
+
+
 def test_report(capsys):
     model = fno(norm="group_norm")
     done = unot_fast.accelerate(model)

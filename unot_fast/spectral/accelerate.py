@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from unot_fast.spectral.conv import BACKENDS
+
 _FASTER = {
     "neuralop": "unot_fast.spectral.neuralop",
     "torch_harmonics.examples.models": "unot_fast.spectral.harmonics",
@@ -39,7 +41,7 @@ class Acceleration:
         return "\n".join(lines)
 
 
-def accelerate(model: nn.Module, *, verbose: bool = True) -> Acceleration:
+def accelerate(model: nn.Module, *, backend: str = "auto", verbose: bool = True) -> Acceleration:
     """Replace spectral layers of `neuralop` and `torch_harmonics` by faster ones, in place.
 
     Parameters, buffers and the state dict are those of before, shared and not copied; outputs are
@@ -52,6 +54,8 @@ def accelerate(model: nn.Module, *, verbose: bool = True) -> Acceleration:
         Contains ``SpectralConv``, ``SphericalConv``, ``ChannelMLP`` or ``FNOBlocks`` of neuralop,
         as FNO, TFNO and SFNO do, or ``SpectralConvS2`` or ``MLP`` of the examples of
         torch-harmonics, as the spherical Fourier neural operator does.
+    backend : str
+        Of all layers that are replaced; see `spectral_backend`.
     verbose : bool
         Print the result.
 
@@ -59,6 +63,11 @@ def accelerate(model: nn.Module, *, verbose: bool = True) -> Acceleration:
     -------
     Acceleration
         What was replaced, and what was not and why.
+
+    Raises
+    ------
+    ValueError
+        The backend is unknown.
 
     Notes
     -----
@@ -74,13 +83,15 @@ def accelerate(model: nn.Module, *, verbose: bool = True) -> Acceleration:
     ...                                                                          # doctest: +SKIP
     >>> unot_fast.accelerate(model)                                              # doctest: +SKIP
     """
+    if backend not in ("auto", *BACKENDS):
+        raise ValueError(f"backend must be 'auto' or one of {BACKENDS}; got {backend!r}")
     replaced, kept = {}, {}
     for slow, fast in _faster_classes().items():
         for name, module in model.named_modules():
             if type(module) is slow:
                 reason = fast.obstacle(module)
                 if reason is None:
-                    module.__class__ = fast
+                    module.__class__, module.backend = fast, backend
                     replaced[name] = slow.__name__
                 else:
                     kept[name] = f"{slow.__name__} with {reason}"
@@ -96,7 +107,9 @@ def restore(model: nn.Module) -> nn.Module:
     """Undo `accelerate`, in place; returns the model."""
     slower = {fast: slow for slow, fast in _faster_classes().items()}
     for module in model.modules():
-        module.__class__ = slower.get(type(module), type(module))
+        if type(module) in slower:
+            module.__class__ = slower[type(module)]
+            del module.backend
     return model
 
 

@@ -14,7 +14,7 @@ from unot_fast.ops.compiling import constant_when_compiled
 from unot_fast.spectral.fourier import Band, analysis_table, synthesis_table
 
 _NORMS = ("forward", "backward", "ortho")
-_BACKENDS = ("cpu", "triton", "torch", "reference")
+BACKENDS = ("cpu", "triton", "torch", "reference")
 
 Weight = Tensor | Sequence[Tensor | None]  # R, or the w1, b1 and w2 of a network
 
@@ -144,9 +144,9 @@ def _backend_for(device: torch.device, dimensions: int, backend: str) -> str:
     if backend == "auto":
         compiled = device.type == "cpu" and dimensions <= 2 and available("cpu")
         return "cpu" if compiled else "torch"
-    if backend not in _BACKENDS:
+    if backend not in BACKENDS:
         raise ValueError(
-            f"backend must be 'auto' or one of {_BACKENDS} for spectral layers; got {backend!r}"
+            f"backend must be 'auto' or one of {BACKENDS} for spectral layers; got {backend!r}"
         )
     if backend in ("cpu", "triton") and dimensions > 2:
         raise RuntimeError(

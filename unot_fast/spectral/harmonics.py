@@ -57,7 +57,7 @@ class FastMLP(MLP):
         (first, _, second), dtype, real = self.fwd, x.dtype, compute_dtype(x)
         tensors = first.weight.flatten(1), first.bias, second.weight.flatten(1), second.bias
         tensors = (None if t is None else t.to(real) for t in (x, *tensors))
-        return channel_mlp(*tensors, backend=spectral_backend(x)).to(dtype)
+        return channel_mlp(*tensors, backend=spectral_backend(x, 2, self.backend)).to(dtype)
 
     @staticmethod
     def obstacle(layer: MLP) -> str | None:

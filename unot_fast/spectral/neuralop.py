@@ -37,7 +37,7 @@ class FastSpectralConv(SpectralConv):
             mlp,
             gelu=gelu,
             norm=self.fft_norm,
-            backend=spectral_backend(x, self.order),
+            backend=spectral_backend(x, self.order, self.backend),
         )
 
     def _kept_weight(self, shape) -> Tensor:
@@ -89,7 +89,7 @@ class FastSphericalConv(SphericalConv):
             orders=orders // 2,
             grid=self.sht_grids[0],
             norm=self.sht_norm,
-            backend=spectral_backend(x),
+            backend=spectral_backend(x, 2, self.backend),
         )
 
     @staticmethod
@@ -111,7 +111,7 @@ class FastChannelMLP(ChannelMLP):
     def forward(self, x: Tensor) -> Tensor:
         dtype, real = x.dtype, compute_dtype(x)
         tensors = (None if t is None else t.to(real) for t in (x, *self.weights()))
-        return channel_mlp(*tensors, backend=spectral_backend(x)).to(dtype)
+        return channel_mlp(*tensors, backend=spectral_backend(x, 2, self.backend)).to(dtype)
 
     def weights(self) -> tuple[Tensor | None, ...]:
         first, second = self.fcs
