@@ -21,7 +21,6 @@ from unot_fast.kernels.first_axis import to_lines, to_modes
 from unot_fast.kernels.gelu import gelu_and_slope, gelu_slope, normal_cdf
 from unot_fast.kernels.products import padded, parts, precision, programs
 from unot_fast.kernels.spectral_analysis import spectral_analysis
-from unot_fast.ops.complex_tables import adjoint
 
 WIDEST = 128
 _MODES = 32  # of either axis, for both transforms to be part of the pass
@@ -137,8 +136,8 @@ class Layer:
         if self.kind == 0:
             return grad.new_empty(0)
         if dz is not None:
-            return spectral_analysis(dz, [adjoint(t) for t in self.tables])
-        return to_modes(dlines, adjoint(self.tables[0])) if len(self.tables) == 2 else dlines
+            return spectral_analysis(dz, [_adjoint(t) for t in self.tables])
+        return to_modes(dlines, _adjoint(self.tables[0])) if len(self.tables) == 2 else dlines
 
     def _scratch(self, count: int, backward: bool) -> Tensor:
         """Room for a line of modes and for the tiles between products, as the kernels have it."""
@@ -147,6 +146,11 @@ class Layer:
             c_m = c_y = 0
         tiles = 2 * c_h + 2 * c_m + c_y if backward else c_h + c_m
         return self.like.new_empty(count, c_h * 2 * self.lengths[4] + tiles * columns)
+
+
+def _adjoint(table: Tensor) -> Tensor:
+    re, im = table.transpose(0, 1).unbind(-1)
+    return torch.stack((re, -im), -1)
 
 
 @triton.jit
