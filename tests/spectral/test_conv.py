@@ -248,7 +248,7 @@ def test_network_compiles():
         ({"activation": "relu"}, "activation must be"),
         ({"norm": "none"}, "norm must be"),
         ({"frequencies": "all"}, "frequencies must be"),
-        ({"backend": "triton"}, "backend must be"),
+        ({"backend": "cuda"}, "backend must be"),
     ],
 )
 def test_errors_name_the_argument(change, message):

@@ -37,6 +37,18 @@ def test_another_grid_for_the_result():
         assert torch.allclose(out, expected, atol=1e-11)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "torch", "reference"])
+def test_network_on_each_harmonic(backend):
+    x = torch.randn(2, 3, 9, 16, dtype=torch.float64)
+    w1, b1, w2 = (torch.randn(*s, 6, 5, dtype=torch.cdouble) for s in ((3, 7), (7,), (7, 4)))
+    options = {"lmax": 6, "mmax": 5}
+    c = torch.einsum("bilm,iolm->bolm", harmonics.RealSHT(9, 16, **options)(x), w1) + b1
+    c = torch.complex(*(torch.nn.functional.gelu(part) for part in (c.real, c.imag)))
+    expected = harmonics.InverseRealSHT(9, 16, **options)(torch.einsum("bilm,iolm->bolm", c, w2))
+    out = spectral_conv_s2(x, (w1, b1, w2), backend=backend)
+    assert torch.allclose(out, expected, atol=1e-10)
+
+
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 def test_autocast(backend):
     x, weight = torch.randn(2, 3, 16, 32), torch.randn(3, 4, 8, dtype=torch.cfloat)

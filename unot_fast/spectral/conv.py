@@ -167,7 +167,7 @@ def _spectral_conv(
     frequencies: str = "signed",
     backend: str = "auto",
 ) -> Tensor:
-    layers = _layers(d, weight)
+    layers = layers_on_modes(d, weight)
     channels = layers[0][0].shape[0], layers[-1][0].shape[1]
     check_pointwise(d, x, channels, bias, skip, activation, output_shape)
     if norm not in _NORMS:
@@ -180,7 +180,7 @@ def _spectral_conv(
     )  # fmt: skip
 
 
-def _layers(d: int, weight: Weight) -> list[tuple[Tensor, Tensor | None]]:
+def layers_on_modes(d: int, weight: Weight) -> list[tuple[Tensor, Tensor | None]]:
     """The weight and the bias of each layer on the modes, real and made for one another."""
     if isinstance(weight, Tensor):
         w1, b1, w2 = as_real(weight), None, None

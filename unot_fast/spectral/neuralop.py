@@ -81,7 +81,7 @@ class FastSphericalConv(SphericalConv):
         weight = self.weight.to_tensor()[:, :, :degrees]
         return spherical_block(
             x,
-            as_real(weight),
+            [(as_real(weight), None)],
             self.bias,
             skip,
             mlp,

@@ -8,8 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unot_fast.ops import spectral_analysis, spectral_synthesis
-from unot_fast.spectral.conv import as_real, check_pointwise, compute_dtype, spectral_backend
+from unot_fast.ops import spectral_analysis, spectral_mixing, spectral_synthesis
+from unot_fast.spectral.conv import (
+    Weight,
+    as_real,
+    check_pointwise,
+    compute_dtype,
+    layers_on_modes,
+    spectral_backend,
+)
 from unot_fast.spectral.fourier import Band, analysis_table, synthesis_table
 
 GRIDS = ("equiangular", "legendre-gauss", "lobatto")
@@ -17,7 +24,7 @@ GRIDS = ("equiangular", "legendre-gauss", "lobatto")
 
 def spectral_conv_s2(
     x: Tensor,
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor | None = None,
     *,
     orders: int | None = None,
@@ -41,7 +48,8 @@ def spectral_conv_s2(
     x : Tensor, shape (B, C, nlat, nlon)
         Real, floating point, at points of ``grid``, from pole to pole.
     weight : Tensor, shape (C, O, L) or (C, O, L, M), complex, or real with a last axis of 2
-        R for each degree l < L, or for each degree and order m < M.
+        R for each degree l < L, or for each degree and order m < M. Or (w1, b1, w2), the network
+        of `spectral_conv2d` for each degree and order: (C, H, L, M), (H, L, M) and (H, O, L, M).
     bias, skip, activation, backend
         As in `spectral_conv2d`.
     orders : int, optional
@@ -71,18 +79,23 @@ def spectral_conv_s2(
     ----------
     Bonev et al., "Spherical Fourier neural operators", 2023.
     """
-    weight = as_real(weight).contiguous()
-    if weight.ndim not in (4, 5) or weight.shape[-1] != 2:
-        raise ValueError(
-            "weight must be complex of shape (C, O, L) or (C, O, L, M), or real with a last axis "
-            f"of 2; got {tuple(weight.shape)} as real"
-        )
-    check_pointwise(2, x, weight.shape[:2], bias, skip, activation, output_shape)
-    if weight.ndim == 5:
-        if orders not in (None, weight.shape[3]):
-            raise ValueError(f"orders must be those of weight, {weight.shape[3]}; got {orders}")
-        orders = weight.shape[3]
-    orders = weight.shape[2] if orders is None else orders
+    if isinstance(weight, Tensor):
+        weight = as_real(weight).contiguous()
+        if weight.ndim not in (4, 5) or weight.shape[-1] != 2:
+            raise ValueError(
+                "weight must be complex of shape (C, O, L) or (C, O, L, M), or real with a last "
+                f"axis of 2; got {tuple(weight.shape)} as real"
+            )
+        layers = [(weight, None)]
+    else:
+        layers = layers_on_modes(2, weight)
+    first, last = layers[0][0], layers[-1][0]
+    check_pointwise(2, x, (first.shape[0], last.shape[1]), bias, skip, activation, output_shape)
+    if first.ndim == 5:
+        if orders not in (None, first.shape[3]):
+            raise ValueError(f"orders must be those of weight, {first.shape[3]}; got {orders}")
+        orders = first.shape[3]
+    orders = first.shape[2] if orders is None else orders
     if grid not in GRIDS:
         raise ValueError(f"grid must be one of {GRIDS}; got {grid!r}")
     if output_grid not in (None, *GRIDS):
@@ -90,7 +103,7 @@ def spectral_conv_s2(
     if skip is not None and output_grid not in (None, grid):
         raise ValueError("output_grid must be the grid of x where there is a skip")
     return spherical_block(
-        x, weight, bias, skip, gelu=activation == "gelu", orders=orders, grid=grid, norm=norm,
+        x, layers, bias, skip, gelu=activation == "gelu", orders=orders, grid=grid, norm=norm,
         output_shape=output_shape, output_grid=output_grid,
         backend=spectral_backend(x, 2, backend),
     )  # fmt: skip
@@ -98,7 +111,7 @@ def spectral_conv_s2(
 
 def spherical_block(
     x: Tensor,
-    weight: Tensor,
+    layers: Sequence[tuple[Tensor, Tensor | None]],
     bias: Tensor | None,
     skip: Tensor | None,
     mlp: Sequence[Tensor | None] = (),
@@ -112,12 +125,13 @@ def spherical_block(
     backend: str,
 ) -> Tensor:
     """The convolution and what follows it, tensors unchecked; see `fourier_block`."""
-    (nlat, nlon), degrees = x.shape[2:], weight.shape[2]
+    (nlat, nlon), degrees = x.shape[2:], layers[0][0].shape[2]
     if not 0 < orders <= nlon // 2 + 1:
         raise ValueError(f"orders must be from 1 to nlon // 2 + 1; got {orders}")
     nlat_out, nlon_out = output_shape or (nlat, nlon)
     dtype, real = x.dtype, compute_dtype(x)
-    x, weight = x.to(real), weight.to(real)
+    x = x.to(real)
+    layers = [tuple(None if t is None else t.to(real) for t in layer) for layer in layers]
     bias = None if bias is None else bias.reshape(-1)
     skip, bias, *mlp = (None if t is None else t.to(real) for t in (skip, bias, *mlp))
     down, _ = legendre_tables(nlat, degrees, orders, grid, norm, real, x.device)
@@ -128,7 +142,14 @@ def spherical_block(
     with torch.autocast(x.device.type, enabled=False):
         lines = spectral_analysis(x, [analysis_table(nlon, band, 1.0 / nlon, x)], backend=backend)
         c = torch.bmm(down, lines.permute(4, 2, 3, 0, 1).flatten(2))
-        c = harmonic_mixing(c.unflatten(2, (2, x.shape[0], -1)), weight)
+        c = c.unflatten(2, (2, x.shape[0], -1))
+        if len(layers) == 1:
+            c = harmonic_mixing(c, layers[0][0])
+        else:
+            c = c.permute(3, 4, 2, 1, 0).contiguous()
+            for k, (weight, beta) in enumerate(layers):
+                c = spectral_mixing(c, weight, beta, gelu=k < len(layers) - 1, backend=backend)
+            c = c.permute(4, 3, 2, 0, 1)
         lines = torch.bmm(up, c.flatten(2)).unflatten(2, c.shape[2:]).permute(3, 4, 1, 2, 0)
         return spectral_synthesis(
             lines.contiguous(),
