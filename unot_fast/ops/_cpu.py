@@ -295,7 +295,7 @@ class _ChannelMlp(ctypes.Structure):
 
 def spectral_analysis(x: Tensor, tables: Sequence[Tensor]) -> Tensor:
     d = len(tables)
-    x, *tables = _prepare(x, *tables, dtype=x.dtype)
+    x, *tables = _contiguous(x, *tables)
     out = x.new_empty((*x.shape[:-d], 2, *(t.shape[0] for t in tables)))
     first, last = tables if d == 2 else (x.new_tensor([[[1.0, 0.0]]]), tables[0])
     shape = _Transform(first.shape[1], last.shape[1], first.shape[0], last.shape[0])
@@ -320,14 +320,13 @@ def spectral_mixing(c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) 
 def spectral_mixing_vjp(
     grad: Tensor, c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool
 ) -> tuple[Tensor, ...]:
-    (grad,) = _prepare(grad, dtype=c.dtype)
     found = [None if t is None else c.new_empty(t.shape) for t in (c, weight, bias)]
-    _mix(c, weight, bias, gelu, (None, grad, *found))
+    _mix(c, weight, bias, gelu, (None, grad.contiguous(), *found))
     return tuple(c.new_empty(0) if t is None else t for t in found)
 
 
 def _mix(c, weight, bias, gelu, results) -> None:
-    c, weight, bias = _prepare_some((c, weight, bias), c.dtype)
+    c, weight, bias = _contiguous(c, weight, bias)
     arguments = _Mixing(
         c.shape[0],
         *weight.shape[:2],
@@ -354,16 +353,15 @@ def spectral_synthesis_vjp(
     grad: Tensor, c: Tensor, tables: Sequence[Tensor], *inputs
 ) -> tuple[Tensor, ...]:
     x, *others, gelu = inputs
-    (grad,) = _prepare(grad, dtype=c.dtype)
     dx = None if x is None else torch.empty(x.shape, dtype=c.dtype)
     dc, *sums = _zeros_like((c, *others), c.dtype)
-    _synthesise(c, tables, (x, *others), gelu, None, grad, (dc, dx, *sums))
+    _synthesise(c, tables, (x, *others), gelu, None, grad.contiguous(), (dc, dx, *sums))
     return tuple(c.new_empty(0) if t is None else t for t in (dc, dx, *sums))
 
 
 def _synthesise(c, tables, inputs, gelu, out, grad, results) -> None:
-    dtype = c.dtype
-    c, *tables = _prepare(c, *tables, dtype=dtype)
+    c, x, skip, bias, *mlp = _contiguous(c, *inputs)
+    tables = _contiguous(*tables)
     *points, n1 = (out if grad is None else grad).shape[2:]
     # Without a table for the first axis there are lines in its place.
     first, last = tables if len(tables) == 2 else (None, tables[0])
@@ -371,14 +369,13 @@ def _synthesise(c, tables, inputs, gelu, out, grad, results) -> None:
     adjoint_first, adjoint_last = (
         None if t is None or grad is None else adjoint(t).contiguous() for t in (first, last)
     )
-    x, skip, bias, *mlp = _prepare_some(inputs, dtype)
     dc, dx, dskip, dbias, *dmlp = results
     arguments = _Synthesis(
         c.shape[0],
         0 if x is None else x.shape[1],
         c.shape[1],
         _Transform(n0, n1, n0 if first is None else c.shape[-2], c.shape[-1]),
-        dtype is torch.float32,
+        c.dtype is torch.float32,
         gelu,
         *_addresses(c, first, last, x, skip, bias),
         _mlp(mlp, dmlp),
@@ -398,15 +395,14 @@ def channel_mlp(x: Tensor, *inputs) -> Tensor:
 
 def channel_mlp_vjp(grad: Tensor, x: Tensor, *inputs) -> tuple[Tensor, ...]:
     *weights, residual, gate, gelu = inputs
-    (grad,) = _prepare(grad, dtype=x.dtype)
     dx, dr = (None if t is None else torch.empty(t.shape, dtype=x.dtype) for t in (x, residual))
     *sums, dgate = _zeros_like((*weights, gate), x.dtype)
-    _run_mlp(x, residual, (*weights, gate), gelu, (None, grad, dx, dr), (*sums, dgate))
+    _run_mlp(x, residual, (*weights, gate), gelu, (None, grad.contiguous(), dx, dr), (*sums, dgate))
     return tuple(x.new_empty(0) if t is None else t for t in (dx, *sums, dr, dgate))
 
 
 def _run_mlp(x, residual, weights, gelu, results, gradients) -> None:
-    x, residual, *weights = _prepare_some((x, residual, *weights), x.dtype)
+    x, residual, *weights = _contiguous(x, residual, *weights)
     arguments = _ChannelMlp(
         x.shape[0],
         x.shape[2:].numel(),
@@ -427,8 +423,11 @@ def _mlp(weights: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -
     return _Mlp(*sizes, *_addresses(*weights, *gradients))
 
 
-def _prepare_some(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
-    return [None if t is None else _prepare(t, dtype=dtype)[0] for t in tensors]
+def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    """For operators that have found the first, which is there, and all others alike."""
+    if tensors[0].device.type != "cpu":
+        raise RuntimeError("backend 'cpu' takes tensors on the CPU; these are elsewhere")
+    return [None if t is None else t.contiguous() for t in tensors]
 
 
 def _zeros_like(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:

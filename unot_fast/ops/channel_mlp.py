@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.ops.backends import implementation
-from unot_fast.ops.shapes import expect, expect_mlp
+from unot_fast.ops.shapes import expect, expect_alike, expect_mlp
 
 _ARGUMENTS = (
     "Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, Tensor? residual, Tensor? gate, "
@@ -35,6 +35,7 @@ _MODULES = {
 
 @torch.library.impl("unot_fast::channel_mlp", "CompositeExplicitAutograd")
 def _impl(x, w1, b1, w2, b2, residual, gate, gelu, backend):
+    expect_alike("channel_mlp", x=x, w1=w1, b1=b1, w2=w2, b2=b2, residual=residual, gate=gate)
     _, out = expect_mlp("channel_mlp", x.shape[1], w1, b1, w2, b2)
     shape = (x.shape[0], out, *x.shape[2:])
     expect("channel_mlp", residual=(residual, shape), gate=(gate, (out,)))
@@ -44,6 +45,9 @@ def _impl(x, w1, b1, w2, b2, residual, gate, gelu, backend):
 
 @torch.library.impl("unot_fast::channel_mlp_vjp", "CompositeExplicitAutograd")
 def _impl_vjp(grad, x, w1, b1, w2, b2, residual, gate, gelu, backend):
+    expect_alike(
+        "channel_mlp_vjp", x=x, w1=w1, b1=b1, w2=w2, b2=b2, residual=residual, gate=gate, grad=grad
+    )
     vjp = implementation("channel_mlp_vjp", backend, _MODULES)
     found = vjp(grad, x, w1, b1, w2, b2, residual, gate, gelu)
     return tuple(t.contiguous() for t in found)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.complex_tables import adjoint
-from unot_fast.ops.shapes import expect
+from unot_fast.ops.shapes import expect, expect_alike
 
 torch.library.define(
     "unot_fast::spectral_analysis",
@@ -27,6 +27,7 @@ _MODULES = {
 
 @torch.library.impl("unot_fast::spectral_analysis", "CompositeExplicitAutograd")
 def _impl(x: Tensor, tables: Sequence[Tensor], backend: str) -> Tensor:
+    expect_alike("spectral_analysis", tables, x=x)
     for n, table in zip(x.shape[x.ndim - len(tables) :], tables, strict=True):
         expect("spectral_analysis", table=(table, (table.shape[0], n, 2)))
     return implementation("spectral_analysis", backend, _MODULES)(x, tables).contiguous()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.ops.backends import implementation
-from unot_fast.ops.shapes import expect
+from unot_fast.ops.shapes import expect, expect_alike
 
 _ARGUMENTS = "Tensor c, Tensor weight, Tensor? bias, bool gelu"
 
@@ -31,6 +31,7 @@ _MODULES = {
 
 @torch.library.impl("unot_fast::spectral_mixing", "CompositeExplicitAutograd")
 def _impl(c, weight, bias, gelu, backend):
+    expect_alike("spectral_mixing", c=c, weight=weight, bias=bias)
     shape = (weight.shape[1], *c.shape[3:], 2)
     expect("spectral_mixing", weight=(weight, (c.shape[1], *shape)), bias=(bias, shape))
     mixing = implementation("spectral_mixing", backend, _MODULES)
@@ -39,6 +40,7 @@ def _impl(c, weight, bias, gelu, backend):
 
 @torch.library.impl("unot_fast::spectral_mixing_vjp", "CompositeExplicitAutograd")
 def _impl_vjp(grad, c, weight, bias, gelu, backend):
+    expect_alike("spectral_mixing_vjp", c=c, weight=weight, bias=bias, grad=grad)
     vjp = implementation("spectral_mixing_vjp", backend, _MODULES)
     return tuple(t.contiguous() for t in vjp(grad, c, weight, bias, gelu))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.complex_tables import adjoint
-from unot_fast.ops.shapes import expect, expect_mlp
+from unot_fast.ops.shapes import expect, expect_alike, expect_mlp
 from unot_fast.ops.spectral_analysis import spectral_analysis
 
 _OPTIONAL = ("x", "skip", "bias", "w1", "b1", "w2", "b2", "gate")
@@ -39,6 +39,8 @@ _MODULES = {
 @torch.library.impl("unot_fast::spectral_synthesis", "CompositeExplicitAutograd")
 def _impl(c, tables, *rest):
     *rest, backend = rest
+    optional = dict(zip(_OPTIONAL, rest, strict=False))
+    expect_alike("spectral_synthesis", tables, c=c, **optional)
     _check(c, tables, *rest)
     return implementation("spectral_synthesis", backend, _MODULES)(c, tables, *rest).contiguous()
 
@@ -62,6 +64,8 @@ def _check(c, tables, x, skip, bias, w1, b1, w2, b2, gate, gelu) -> None:
 @torch.library.impl("unot_fast::spectral_synthesis_vjp", "CompositeExplicitAutograd")
 def _impl_vjp(grad, c, tables, *rest):
     *rest, backend = rest
+    optional = dict(zip(_OPTIONAL, rest, strict=False))
+    expect_alike("spectral_synthesis_vjp", tables, c=c, **optional, grad=grad)
     vjp = implementation("spectral_synthesis_vjp", backend, _MODULES)
     return tuple(t.contiguous() for t in vjp(grad, c, tables, *rest))
 
