@@ -52,3 +52,13 @@ def test_one_device():
         expect_alike("name", a=torch.zeros(2), none=None, b=torch.zeros(2, device="meta"))
     with pytest.raises(ValueError, match="name: table must be where a is, on meta; got cpu"):
         expect_alike("name", [torch.zeros(2)], a=torch.zeros(2, device="meta"))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("operator", CALLS)
+def test_autocast_changes_nothing(operator, backend):
+    call, arguments = getattr(OPS, operator), converted(CALLS[operator], torch.bfloat16)
+    expected = call(*converted(arguments, torch.float32), backend)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = call(*arguments, backend)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -190,6 +190,26 @@ def test_any_strides():
     assert torch.equal(spectral_conv2d(x, permuted), out)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_autocast_changes_nothing(backend):
+    x, skip = torch.randn(2, 3, 8, 9), torch.randn(4, 3)
+    weight = torch.randn(3, 4, 4, 3, 2, requires_grad=True)
+
+    def layer(x):
+        return spectral_conv2d(x, weight, skip=skip, activation="gelu", backend=backend)
+
+    def results(layer, x):
+        out = layer(x)
+        return out, *torch.autograd.grad(out.float().square().sum(), weight)
+
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for given in (x, x.bfloat16()):
+        expected = results(layer, given)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = results(layer, given), results(compiled, given)
+        assert all(torch.equal(a, b) for out in found for a, b in zip(out, expected, strict=True))
+
+
 @pytest.mark.slow
 def test_compile():
     weight = torch.randn(3, 3, 6, 4, dtype=torch.cfloat, requires_grad=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.shapes import expect, expect_alike, expect_mlp
 
@@ -76,6 +77,7 @@ def _backward(ctx, grad: Tensor):
 
 
 torch.library.register_autograd("unot_fast::channel_mlp", _backward, setup_context=_setup_context)
+keep_single("channel_mlp", "channel_mlp_vjp")
 
 
 def channel_mlp(

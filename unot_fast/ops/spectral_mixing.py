@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.shapes import expect, expect_alike
 
@@ -69,6 +70,7 @@ def _backward(ctx, grad: Tensor):
 torch.library.register_autograd(
     "unot_fast::spectral_mixing", _backward, setup_context=_setup_context
 )
+keep_single("spectral_mixing", "spectral_mixing_vjp")
 
 
 def spectral_mixing(

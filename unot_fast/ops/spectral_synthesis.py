@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.complex_tables import adjoint
 from unot_fast.ops.shapes import expect, expect_alike, expect_mlp
@@ -104,6 +105,7 @@ def _backward(ctx, grad: Tensor):
 torch.library.register_autograd(
     "unot_fast::spectral_synthesis", _backward, setup_context=_setup_context
 )
+keep_single("spectral_synthesis", "spectral_synthesis_vjp")
 
 
 def spectral_synthesis(
