@@ -58,6 +58,14 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(lambda *a: channel_mlp(*a, gelu=True, backend="cpu"), leaves)
 
 
+def test_no_second_derivative():
+    x, *rest = problem(1, 2, 3, 2, (4, 5), *PARTS[2])
+    out = channel_mlp(x.requires_grad_(), *rest, backend="cpu")
+    (dx,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="channel_mlp: second derivatives"):
+        dx.sum().backward()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gelu_is_torchs(dtype):
     """With weights 1 and nothing else, the first layer is a GELU."""

@@ -118,6 +118,19 @@ def test_gradcheck():
     )
 
 
+def test_no_second_derivative_but_of_the_plain_sum():
+    for parts, gelu in ((PARTS[0], True), *((parts, False) for parts in PARTS[1:])):
+        c, *rest = problem(1, 2, 3, (4, 5), (2, 2), *parts)
+        out = spectral_synthesis(c.requires_grad_(), *rest, gelu=gelu, backend="cpu")
+        (dc,) = torch.autograd.grad(out.square().sum(), c, create_graph=True)
+        with pytest.raises(RuntimeError, match="spectral_synthesis: second derivatives"):
+            dc.sum().backward()
+    c, tables, *_ = problem(1, 2, 3, (4, 5), (2, 2), *PARTS[0])
+    assert torch.autograd.gradgradcheck(
+        lambda c: spectral_synthesis(c, tables, backend="cpu").square(), c.requires_grad_()
+    )
+
+
 @pytest.mark.parametrize("wrong", range(10))
 def test_shapes_are_checked(wrong):
     arguments = problem(2, 3, 5, (6, 4), (3, 2), True, True, 7, True)

@@ -77,6 +77,13 @@ def _backward(ctx, grad: Tensor):
 
 
 torch.library.register_autograd("unot_fast::channel_mlp", _backward, setup_context=_setup_context)
+
+
+def _no_second_derivative(ctx, *grads):
+    raise RuntimeError("channel_mlp: second derivatives are not available")
+
+
+torch.library.register_autograd("unot_fast::channel_mlp_vjp", _no_second_derivative)
 keep_single("channel_mlp", "channel_mlp_vjp")
 
 

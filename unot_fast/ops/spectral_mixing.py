@@ -70,6 +70,30 @@ def _backward(ctx, grad: Tensor):
 torch.library.register_autograd(
     "unot_fast::spectral_mixing", _backward, setup_context=_setup_context
 )
+
+
+def _setup_second(ctx, inputs, output) -> None:
+    grad, c, weight, bias, ctx.gelu, ctx.backend = inputs
+    ctx.biased = bias is not None
+    ctx.save_for_backward(grad, c, weight)
+
+
+def _backward_second(ctx, dc: Tensor, dw: Tensor, dbias: Tensor):
+    """Without a GELU, <grad, mixing(c, weight)> is linear in each of the three."""
+    if ctx.gelu:
+        raise RuntimeError("spectral_mixing: second derivatives are not available with a GELU")
+    (grad, c, weight), backend = ctx.saved_tensors, ctx.backend
+    vjp = torch.ops.unot_fast.spectral_mixing_vjp
+    dgrad = spectral_mixing(dc, weight, dbias if ctx.biased else None, backend=backend)
+    dgrad = dgrad + spectral_mixing(c, dw, backend=backend)
+    from_dw, *_ = vjp(grad, c, dw, None, False, backend)
+    _, from_dc, _ = vjp(grad, dc, weight, None, False, backend)
+    return dgrad, from_dw, from_dc, None, None, None
+
+
+torch.library.register_autograd(
+    "unot_fast::spectral_mixing_vjp", _backward_second, setup_context=_setup_second
+)
 keep_single("spectral_mixing", "spectral_mixing_vjp")
 
 

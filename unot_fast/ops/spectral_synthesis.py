@@ -105,6 +105,16 @@ def _backward(ctx, grad: Tensor):
 torch.library.register_autograd(
     "unot_fast::spectral_synthesis", _backward, setup_context=_setup_context
 )
+
+
+def _no_second_derivative(ctx, *grads):
+    raise RuntimeError(
+        "spectral_synthesis: second derivatives are not available with a bypass, a bias, pointwise "
+        "layers, a gate or a GELU"
+    )
+
+
+torch.library.register_autograd("unot_fast::spectral_synthesis_vjp", _no_second_derivative)
 keep_single("spectral_synthesis", "spectral_synthesis_vjp")
 
 
