@@ -47,6 +47,15 @@ def test_second_derivative():
     assert torch.autograd.gradgradcheck(lambda x: spectral_analysis(x, t, backend="cpu") ** 2, x)
 
 
+@pytest.mark.parametrize("lead", [(), (3,), (2, 1, 3)])
+def test_gradient_of_any_leading_shape(lead):
+    x, t = normal(*lead, 6, 5).requires_grad_(), tables((6, 5), (3, 2))
+    for backend in ("cpu", "torch"):
+        assert torch.autograd.gradcheck(
+            lambda x, backend=backend: spectral_analysis(x, t, backend=backend), x, fast_mode=True
+        )
+
+
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match="table must have shape"):
         spectral_analysis(normal(2, 3, 6, 5), tables((6, 4), (3, 2)), backend="cpu")

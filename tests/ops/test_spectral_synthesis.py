@@ -142,6 +142,12 @@ def test_shapes_are_checked(wrong):
         spectral_synthesis(*arguments, backend="cpu")
 
 
+@pytest.mark.parametrize("shape", [(5, 2, 3, 2), (2, 3, 5, 2, 3, 2), (2, 5, 3, 3, 2)])
+def test_leading_shape_is_checked(shape):
+    with pytest.raises(ValueError, match="spectral_synthesis: c must have shape"):
+        spectral_synthesis(normal(*shape), [normal(6, 3, 2), normal(4, 2, 2)], backend="cpu")
+
+
 def test_gate_needs_as_many_channels():
     c, tables, *_ = problem(2, 3, 5, (6, 4), (3, 2), False, False, 0, False)
     with pytest.raises(ValueError, match="a gated x needs 3 channels in the result; got 5"):

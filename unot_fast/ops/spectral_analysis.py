@@ -48,8 +48,12 @@ def _backward(ctx, grad: Tensor):
     from unot_fast.ops.spectral_synthesis import spectral_synthesis
 
     tables = ctx.saved_tensors
-    dx = spectral_synthesis(grad, [adjoint(t) for t in tables], backend=ctx.backend)
-    return dx, [None] * len(tables), None
+    d = len(tables)
+    lead, c = grad.shape[: grad.ndim - d - 1], grad
+    if len(lead) != 2 and (d, len(lead)) != (1, 3):  # those that the synthesis takes
+        c = grad.reshape(lead[:-1].numel(), lead[-1:].numel(), *grad.shape[len(lead) :])
+    dx = spectral_synthesis(c, [adjoint(t) for t in tables], backend=ctx.backend)
+    return dx.reshape(*lead, *dx.shape[dx.ndim - d :]), [None] * d, None
 
 
 torch.library.register_autograd(

@@ -48,6 +48,11 @@ def _impl(c, tables, *rest):
 
 def _check(c, tables, x, skip, bias, w1, b1, w2, b2, gate, gelu) -> None:
     name, d, out = "spectral_synthesis", len(tables), c.shape[1]
+    if c.ndim - d not in ((3, 4) if d == 1 else (3,)) or c.shape[-d - 1] != 2:
+        raise ValueError(
+            f"{name}: c must have shape (B, O, 2, m_1, ..., m_d), with points of a first axis "
+            f"before the 2 where d is 1; got {tuple(c.shape)} and {d} tables"
+        )
     for m, table in zip(c.shape[-d:], tables, strict=True):
         expect(name, table=(table, (table.shape[0], m, 2)))
     points = *c.shape[2 : -d - 1], *(t.shape[0] for t in tables)
