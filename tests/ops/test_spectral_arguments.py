@@ -1,36 +1,8 @@
 import pytest
 import torch
 
-from tests.ops.agreement import normal
+from tests.ops.spectral_calls import BACKENDS, CALLS, OPS, converted
 from unot_fast.ops.shapes import expect_alike
-
-OPS = torch.ops.unot_fast
-TABLES = [normal(4, 3, 2), normal(5, 2, 2)]
-# Arguments of each operator, and what it makes of a batch of 2.
-MIXING = (normal(2, 3, 2, 3, 2), normal(3, 3, 3, 2, 2), normal(3, 3, 2, 2))
-SYNTHESIS = (
-    normal(2, 3, 2, 3, 2), TABLES, normal(2, 3, 4, 5), normal(3, 3), normal(3), normal(4, 3),
-    normal(4), normal(3, 4), normal(3), normal(3),
-)  # fmt: skip
-MLP = (
-    normal(2, 3, 4, 5), normal(6, 3), normal(6), normal(3, 6), normal(3), normal(2, 3, 4, 5),
-    normal(3),
-)  # fmt: skip
-GRID, MODES = normal(2, 3, 4, 5), normal(2, 3, 2, 3, 2)
-CALLS = {
-    "spectral_analysis": (GRID, [t.transpose(0, 1).contiguous() for t in TABLES]),
-    "spectral_mixing": (*MIXING, True),
-    "spectral_mixing_vjp": (MODES, *MIXING, True),
-    "spectral_synthesis": (*SYNTHESIS, True),
-    "spectral_synthesis_vjp": (GRID, *SYNTHESIS, True),
-    "channel_mlp": (*MLP, True),
-    "channel_mlp_vjp": (GRID, *MLP, True),
-}
-BACKENDS = ["cpu", "torch", "reference"]
-
-
-def converted(arguments, dtype):
-    return torch.utils._pytree.tree_map_only(torch.Tensor, lambda t: t.to(dtype), arguments)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
+from unot_fast.ops.folding import register_vmap
+from unot_fast.ops.returning import separate
 from unot_fast.ops.shapes import expect, expect_alike, expect_mlp
 
 _ARGUMENTS = (
@@ -50,8 +52,7 @@ def _impl_vjp(grad, x, w1, b1, w2, b2, residual, gate, gelu, backend):
         "channel_mlp_vjp", x=x, w1=w1, b1=b1, w2=w2, b2=b2, residual=residual, gate=gate, grad=grad
     )
     vjp = implementation("channel_mlp_vjp", backend, _MODULES)
-    found = vjp(grad, x, w1, b1, w2, b2, residual, gate, gelu)
-    return tuple(t.contiguous() for t in found)
+    return separate(vjp(grad, x, w1, b1, w2, b2, residual, gate, gelu))
 
 
 @torch.library.register_fake("unot_fast::channel_mlp")
@@ -84,6 +85,8 @@ def _no_second_derivative(ctx, *grads):
 
 
 torch.library.register_autograd("unot_fast::channel_mlp_vjp", _no_second_derivative)
+register_vmap("channel_mlp", 0, 5)
+register_vmap("channel_mlp_vjp")
 keep_single("channel_mlp", "channel_mlp_vjp")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import torch
 
 
 def folding(info, *dims: int | None) -> Callable:
@@ -16,3 +18,39 @@ def folding(info, *dims: int | None) -> Callable:
         return [x.flatten(0, 1) for x in moved]
 
     return fold
+
+
+def register_vmap(operator: str, *batched: int) -> None:
+    """Let torch.vmap run an operator whose arguments at ``batched`` have a batch dimension.
+
+    Where vmap's dimension is in no others it joins the batch; else there is a call for each index.
+    Lists of tensors are shared.
+    """
+    call = getattr(torch.ops.unot_fast, operator)
+
+    def rule(info, in_dims, *arguments):
+        check_shared(operator, in_dims)
+        arguments, mapped = list(arguments), {k for k, d in enumerate(in_dims) if type(d) is int}
+        if mapped <= set(batched):
+            present = [k for k in batched if arguments[k] is not None]
+            fold = folding(info, *(in_dims[k] for k in present))
+            for k, x in zip(present, fold(*(arguments[k] for k in present)), strict=True):
+                arguments[k] = x
+            return call(*arguments).unflatten(0, (info.batch_size, -1)), 0
+        for k in mapped:
+            arguments[k] = arguments[k].unbind(in_dims[k])
+        results = [
+            call(*(x[i] if k in mapped else x for k, x in enumerate(arguments)))
+            for i in range(info.batch_size)
+        ]
+        if isinstance(results[0], torch.Tensor):
+            return torch.stack(results), 0
+        return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+
+    torch.library.register_vmap(f"unot_fast::{operator}", rule)
+
+
+def check_shared(operator: str, in_dims: Sequence) -> None:
+    """Raise ValueError if vmap maps over a list of tensors."""
+    if any(d is not None for dims in in_dims if isinstance(dims, list | tuple) for d in dims):
+        raise ValueError(f"{operator}: the tables are shared and cannot be vmapped over")

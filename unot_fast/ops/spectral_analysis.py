@@ -10,6 +10,7 @@ from torch import Tensor
 from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.complex_tables import adjoint
+from unot_fast.ops.folding import check_shared
 from unot_fast.ops.shapes import expect, expect_alike
 
 torch.library.define(
@@ -59,6 +60,14 @@ def _backward(ctx, grad: Tensor):
 torch.library.register_autograd(
     "unot_fast::spectral_analysis", _backward, setup_context=_setup_context
 )
+
+
+def _vmap(info, in_dims, x, tables, backend):
+    check_shared("spectral_analysis", in_dims)
+    return spectral_analysis(x.movedim(in_dims[0], 0), tables, backend=backend), 0
+
+
+torch.library.register_vmap("unot_fast::spectral_analysis", _vmap)
 keep_single("spectral_analysis")
 
 

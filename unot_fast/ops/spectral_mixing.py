@@ -7,6 +7,8 @@ from torch import Tensor
 
 from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
+from unot_fast.ops.folding import register_vmap
+from unot_fast.ops.returning import separate
 from unot_fast.ops.shapes import expect, expect_alike
 
 _ARGUMENTS = "Tensor c, Tensor weight, Tensor? bias, bool gelu"
@@ -43,7 +45,7 @@ def _impl(c, weight, bias, gelu, backend):
 def _impl_vjp(grad, c, weight, bias, gelu, backend):
     expect_alike("spectral_mixing_vjp", c=c, weight=weight, bias=bias, grad=grad)
     vjp = implementation("spectral_mixing_vjp", backend, _MODULES)
-    return tuple(t.contiguous() for t in vjp(grad, c, weight, bias, gelu))
+    return separate(vjp(grad, c, weight, bias, gelu))
 
 
 @torch.library.register_fake("unot_fast::spectral_mixing")
@@ -94,6 +96,8 @@ def _backward_second(ctx, dc: Tensor, dw: Tensor, dbias: Tensor):
 torch.library.register_autograd(
     "unot_fast::spectral_mixing_vjp", _backward_second, setup_context=_setup_second
 )
+register_vmap("spectral_mixing", 0)
+register_vmap("spectral_mixing_vjp")
 keep_single("spectral_mixing", "spectral_mixing_vjp")
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.complex_tables import adjoint
+from unot_fast.ops.folding import register_vmap
+from unot_fast.ops.returning import separate
 from unot_fast.ops.shapes import expect, expect_alike, expect_mlp
 from unot_fast.ops.spectral_analysis import spectral_analysis
 
@@ -73,7 +75,7 @@ def _impl_vjp(grad, c, tables, *rest):
     optional = dict(zip(_OPTIONAL, rest, strict=False))
     expect_alike("spectral_synthesis_vjp", tables, c=c, **optional, grad=grad)
     vjp = implementation("spectral_synthesis_vjp", backend, _MODULES)
-    return tuple(t.contiguous() for t in vjp(grad, c, tables, *rest))
+    return separate(vjp(grad, c, tables, *rest))
 
 
 @torch.library.register_fake("unot_fast::spectral_synthesis")
@@ -120,6 +122,8 @@ def _no_second_derivative(ctx, *grads):
 
 
 torch.library.register_autograd("unot_fast::spectral_synthesis_vjp", _no_second_derivative)
+register_vmap("spectral_synthesis", 0, 2)
+register_vmap("spectral_synthesis_vjp")
 keep_single("spectral_synthesis", "spectral_synthesis_vjp")
 
 
