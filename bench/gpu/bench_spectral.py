@@ -58,20 +58,28 @@ def main(arguments: list[str] | None = None) -> None:
     for operator, dtype, backend in itertools.product(OPERATORS, PRODUCTS, BACKENDS):
         name = f"{operator} ({backend}), {dtype}, n={N}, B={BATCHES[0]}"
         session.attempt(name, functools.partial(_operator_rows, operator, backend, dtype))
-    # What the aims are about comes first, and the compiler, which is slow, last.
-    for ways, dtype, batch, direction, what in itertools.product(
-        ((*OURS, EAGER), (COMPILED,)), PRODUCTS, BATCHES, (FORWARD, STEP), ("network", "block")
-    ):
-        for way in ways:
-            name = f"{what}, {direction}, {way}, {dtype}, n={N}, B={batch}"
-            rows = functools.partial(_network_rows, what, direction, way, dtype, batch)
-            session.attempt(name, rows)
-        session.results["aims"] = aims(session.results)
+    # What the aims are about comes first, and what is slow to compile, last.
+    _compare(session, (*OURS, EAGER), "float32")
+    _compare(session, (COMPILED,), "float32", BATCHES[:1], (FORWARD,), ("network",))
+    _compare(session, (*OURS, EAGER), "tf32")
+    _compare(session, (COMPILED,), "float32")
+    _compare(session, (COMPILED,), "tf32")
     for direction, method in itertools.product((FORWARD, STEP), models.METHODS):
         name = f"FNO, {direction}, {method}, n={N}, B={BATCHES[0]}"
         session.attempt(name, functools.partial(_fno_rows, direction, method))
     print(*session.results["aims"], sep="\n")
     session.end()
+
+
+def _compare(
+    session, ways, dtype, batches=BATCHES, directions=(FORWARD, STEP), whats=("network", "block")
+) -> None:
+    for batch, direction, what in itertools.product(batches, directions, whats):
+        for way in ways:
+            name = f"{what}, {direction}, {way}, {dtype}, n={N}, B={batch}"
+            rows = functools.partial(_network_rows, what, direction, way, dtype, batch)
+            session.attempt(name, rows)
+        session.results["aims"] = aims(session.results)
 
 
 def aims(results: dict) -> list[str]:
