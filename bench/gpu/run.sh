@@ -131,8 +131,8 @@ if [ -x "$sanitizer" ] && has pytest; then
 else
     skip "memcheck, racecheck" "no compute-sanitizer, or no pytest"
 fi
-tests "kernel tests" 40 tests/kernels
-tests "other tests marked gpu" 20 tests --ignore=tests/gpu --ignore=tests/kernels -m gpu
+tests "other tests marked gpu" 40 tests --ignore=tests/gpu --ignore=tests/kernels -m gpu
+tests "kernel tests" 90 tests/kernels
 
 {
     echo "| stage | outcome | time |"
