@@ -34,12 +34,17 @@ def sfno(n: int, batch: int) -> tuple[nn.Module, Tensor]:
 MODELS = {"FNO": fno, "SFNO": sfno}
 
 
-def prepare(name: str, method: str, n: int, batch: int) -> tuple[nn.Module, Tensor]:
-    """The model of a method, the same parameters for all of them, and an input."""
+def prepare(
+    name: str, method: str, n: int, batch: int, device: str = "cpu", **options
+) -> tuple[nn.Module, Tensor]:
+    """The model of a method, the same parameters for all of them, and an input.
+
+    Options are those of `unot_fast.accelerate`.
+    """
     torch.manual_seed(0)
-    model, x = MODELS[name](n, batch)
+    model, x = (part.to(device) for part in MODELS[name](n, batch))
     if method == "unot_fast":
-        unot_fast.accelerate(model, verbose=False)
+        unot_fast.accelerate(model, verbose=False, **options)
     elif method == "neuralop compiled":
         model = torch.compile(model)
     return model, x

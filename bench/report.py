@@ -88,6 +88,8 @@ def markdown(results: dict, plots: Iterable[str] = ()) -> str:
         "is not ours, divided by the row's; rows whose error exceeds the tolerance have no time.",
         "",
     ]
+    if results.get("aims"):
+        parts += ["## Aims", "", *(f"- {line}" for line in results["aims"]), ""]
     parts += [f"![{Path(name).stem}]({name})\n" for name in plots]
     iterations = [r for r in table if r.info["table"] == "iterations"]
     for case, group in by_case(r for r in table if r.info["table"] != "iterations").items():

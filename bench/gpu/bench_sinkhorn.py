@@ -1,25 +1,19 @@
 """The CUDA kernels and their rivals: ``python -m bench.gpu.bench_sinkhorn -o results.json``.
 
 A row is checked against float64 before it is timed with CUDA events, called eagerly and replayed
-as a CUDA graph. The file has the layout of pytest-benchmark, which this does not need.
+as a CUDA graph.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
-import os
-import statistics
-import subprocess
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterable
 
 import torch
 
 from bench import peers, problems, truth
 from bench.gpu import roofline
+from bench.gpu.timing import Session, eager_and_graph, entry, gate, machine, times
 
 EPSILON = 0.01
 ITERATIONS = 100
@@ -33,46 +27,8 @@ FLOAT32_NATS = 32 * torch.finfo(torch.float32).eps * 2 / EPSILON
 """Tolerance of potentials and log-sum-exps: rounding of exponents as large as max C / epsilon."""
 
 
-class Session:
-    """Collects rows, and the reasons of those that are not there."""
-
-    def __init__(self, seconds: float):
-        self.deadline = time.monotonic() + seconds
-        self.results = {"benchmarks": [], "skipped": [], "failed": []}
-
-    def attempt(self, name: str, measure: Callable[[], dict]) -> None:
-        """Add the rows of a measurement; a failure is recorded and does not end the session."""
-        if time.monotonic() > self.deadline:
-            self.results["skipped"].append({"name": name, "reason": "out of time"})
-            return
-        try:
-            self.results["benchmarks"] += measure()
-            print(f"ok      {name}", flush=True)
-        except (peers.Unavailable, problems.DataMissing) as reason:
-            self.results["skipped"].append({"name": name, "reason": str(reason)})
-            print(f"skipped {name}: {reason}", flush=True)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            self.results["failed"].append({"name": name, "reason": reason})
-            print(f"FAILED  {name}: {reason}", flush=True)
-
-
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=200.0, help="no new row after this long")
-    options = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
-        parser.error("no CUDA device is visible to torch")
-
-    session = Session(options.seconds)
-    session.results["machine_info"] = {
-        "gpu": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "triton": _version("triton"),
-    }
-    session.results["commit_info"] = {"id": commit()}
+    session = Session(__doc__, arguments, seconds=200.0)
     for n in SIZES:
         for batch in BATCHES:
             if n * n * batch <= 2**24:
@@ -106,11 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
         for method in _to_percent_methods():
             name = f"{method.name} to 1 %, {case}"
             session.attempt(name, lambda m=method, c=case: _to_percent(m, c))
-    options.output.write_text(json.dumps(session.results, indent=1))
-    counts = {k: len(v) for k, v in session.results.items() if isinstance(v, list)}
-    print(counts)
-    if session.results["failed"]:
-        raise SystemExit(1)
+    session.end()
 
 
 def _kernel(backend: str) -> str:
@@ -118,7 +70,7 @@ def _kernel(backend: str) -> str:
     return f"sinkhorn_separable ({backend})"
 
 
-def _op(n: int, batch: int, backend: str, dtype: str) -> list[dict]:
+def _op(n: int, batch: int, backend: str, dtype: str) -> Iterable[dict]:
     """The whole-solve operator, plain iterations from zeros."""
     from unot_fast.ops import sinkhorn_separable
 
@@ -142,7 +94,7 @@ def _op(n: int, batch: int, backend: str, dtype: str) -> list[dict]:
     pairs = [0, batch - 1]
     solution = out.f[pairs].double(), out.g[pairs].double()
     error = truth.potential_error(sample, solution, reference)
-    _gate(error, tolerance)
+    gate(error, tolerance)
     work = roofline.sinkhorn(n, batch, ITERATIONS, a.element_size())
     info = {
         **_info(problem, "unot_fast", f"torch {torch.__version__}", dtype),
@@ -156,10 +108,10 @@ def _op(n: int, batch: int, backend: str, dtype: str) -> list[dict]:
         "unit": "iteration and pair",
     }
     # Larger grids are solved by launches that the host steers, which no graph can hold.
-    return _eager_and_graph(call, _kernel(backend), info, work, graph=n <= 128)
+    return eager_and_graph(call, _kernel(backend), info, work, graph=n <= 128)
 
 
-def _distances(n: int, batch: int, dtype: str) -> list[dict]:
+def _distances(n: int, batch: int, dtype: str) -> Iterable[dict]:
     """Plain iterations under |x - y| from zeros, against the reference on the CPU."""
     from unot_fast import Grid, sinkhorn
 
@@ -176,7 +128,7 @@ def _distances(n: int, batch: int, dtype: str) -> list[dict]:
     truth_ = sinkhorn(problem.a[:1].cpu(), problem.b[:1].cpu(), grid, eps, **options)
     error = float((out.f[:1].double().cpu() - truth_.f).abs().max()) / eps
     tolerance = TF32_NATS if dtype == "float32" else 1e-9
-    _gate(error, tolerance)
+    gate(error, tolerance)
     info = {
         **_info(problem, "unot_fast", f"torch {torch.__version__}", dtype),
         "kernel": "sinkhorn_stationary (cuda)",
@@ -190,10 +142,10 @@ def _distances(n: int, batch: int, dtype: str) -> list[dict]:
         "unit": "iteration and pair",
     }
     work = roofline.Work(4.0 * n**4 * iterations * batch, 5.0 * n**2 * batch * a.element_size())
-    return _eager_and_graph(call, "sinkhorn_stationary (cuda)", info, work)
+    return eager_and_graph(call, "sinkhorn_stationary (cuda)", info, work)
 
 
-def _normalise(n: int, batch: int) -> list[dict]:
+def _normalise(n: int, batch: int) -> Iterable[dict]:
     """Both measures of every pair to total 1."""
     from unot_fast.ops import _cuda
 
@@ -207,13 +159,13 @@ def _normalise(n: int, batch: int) -> list[dict]:
     masses, totals, _ = call()
     error = float((masses[0].double() / problem.a - 1).abs().max())
     error = max(error, float((totals[0] / a.double().sum((1, 2)) - 1).abs().max()))
-    _gate(error, 1e-6)
+    gate(error, 1e-6)
     info = _small(problem, "normalise (cuda)", error, "masses, relative", 1e-6)
     work = roofline.Work(6.0 * n**2 * batch, 6.0 * n**2 * batch * a.element_size())
-    return _eager_and_graph(call, info["kernel"], info, work)
+    return eager_and_graph(call, info["kernel"], info, work)
 
 
-def _prolongation(n: int, batch: int) -> list[dict]:
+def _prolongation(n: int, batch: int) -> Iterable[dict]:
     """Log-sum-exp from cells of two to the grid, under |x - y|."""
     from unot_fast import Grid
     from unot_fast.ops import stationary_lse
@@ -233,10 +185,10 @@ def _prolongation(n: int, batch: int) -> list[dict]:
     on_device = [x.to("cuda") for x in tensors]
     first = [h[:1], cost.table, cost.row_class, epsilon[:1]]
     error = float((run("cuda", *on_device)[:1].cpu() - run("cpu", *first)).abs().max())
-    _gate(error, 1e-9)
+    gate(error, 1e-9)
     info = _small(problem, "stationary_lse (cuda)", error, "nats", 1e-9)
     work = roofline.Work(80.0 * n**4 / 4 * batch, 1.25 * n**2 * batch * 8)
-    return _eager_and_graph(lambda: run("cuda", *on_device), info["kernel"], info, work)
+    return eager_and_graph(lambda: run("cuda", *on_device), info["kernel"], info, work)
 
 
 def _small(problem, kernel: str, error: float, kind: str, tolerance: float) -> dict:
@@ -264,7 +216,7 @@ def _one_launch(n: int) -> None:
         raise peers.Unavailable("too large for one launch")
 
 
-def _one_iteration(case: str, batch: int, dtype: str) -> list[dict]:
+def _one_iteration(case: str, batch: int, dtype: str) -> Iterable[dict]:
     """From the bare measures to under 1 %: pyramid and one iteration, by the public solver."""
     from unot_fast import Grid, Pyramid, sinkhorn
 
@@ -288,7 +240,7 @@ def _one_iteration(case: str, batch: int, dtype: str) -> list[dict]:
         problems.Problem(problem.name, problem.a[:pairs], problem.b[:pairs], EPSILON),
         *(x[:pairs].double() for x in (out.f, out.g)),
     )
-    _gate(float(errors.max()), 0.01)
+    gate(float(errors.max()), 0.01)
     info = {
         **_info(problem, "unot_fast", f"torch {torch.__version__}", dtype),
         "batch": batch,
@@ -302,10 +254,10 @@ def _one_iteration(case: str, batch: int, dtype: str) -> list[dict]:
         "divisor": batch,
         "unit": "pair",
     }
-    return _eager_and_graph(call, f"{_kernel('cuda')}, one iteration", info)
+    return eager_and_graph(call, f"{_kernel('cuda')}, one iteration", info)
 
 
-def _lse(n: int, batch: int, backend: str) -> list[dict]:
+def _lse(n: int, batch: int, backend: str) -> Iterable[dict]:
     """The half-step operator."""
     from unot_fast.ops import separable_lse
 
@@ -323,7 +275,7 @@ def _lse(n: int, batch: int, backend: str) -> list[dict]:
     pairs = [0, batch - 1]
     exact = truth.log_sum_exp(h[pairs], problem.axis_cost / EPSILON)
     error = float((call()[pairs].double() - exact).abs().max())
-    _gate(error, FLOAT32_NATS)
+    gate(error, FLOAT32_NATS)
     info = {
         **_info(problem, "unot_fast", f"torch {torch.__version__}"),
         "kernel": f"separable_lse ({backend})",
@@ -335,10 +287,10 @@ def _lse(n: int, batch: int, backend: str) -> list[dict]:
         "divisor": batch,
         "unit": "half-step and pair",
     }
-    return _eager_and_graph(call, info["kernel"], info, roofline.log_sum_exp(n, batch))
+    return eager_and_graph(call, info["kernel"], info, roofline.log_sum_exp(n, batch))
 
 
-def _rival(method: peers.Method, n: int, batch: int) -> list[dict]:
+def _rival(method: peers.Method, n: int, batch: int) -> Iterable[dict]:
     """A PyTorch loop on the device, plain iterations from zeros."""
     method.check()
     problem = _fields(n, batch)
@@ -349,7 +301,7 @@ def _rival(method: peers.Method, n: int, batch: int) -> list[dict]:
     f, g = run.potentials(run.call())
     error = truth.potential_error(sample, (f[[0, batch - 1]], g[[0, batch - 1]]), reference)
     tolerance = 32 * torch.finfo(getattr(torch, method.dtype)).eps * 2 / EPSILON
-    _gate(error, tolerance)
+    gate(error, tolerance)
     info = {
         **_info(problem, method.family, method.version(), method.dtype),
         "table": "per iteration",
@@ -360,10 +312,10 @@ def _rival(method: peers.Method, n: int, batch: int) -> list[dict]:
         "divisor": ITERATIONS * batch,
         "unit": "iteration and pair",
     }
-    return _eager_and_graph(run.launch, method.name, info, graph=method.family == "torch")
+    return eager_and_graph(run.launch, method.name, info, graph=method.family == "torch")
 
 
-def _to_percent(method: peers.Method, case: str) -> list[dict]:
+def _to_percent(method: peers.Method, case: str) -> Iterable[dict]:
     """Time until every pair is under 1 %, from the bare measures."""
     method.check()
     problem = _fields(128, 32) if case == "fields" else _cell(case)
@@ -382,7 +334,7 @@ def _to_percent(method: peers.Method, case: str) -> list[dict]:
         label = f"{method.name}, weight {weight:g}"
     out = run.call()
     errors = truth.cost_error(problem, *run.potentials(out))
-    _gate(float(errors.max()), 0.01)
+    gate(float(errors.max()), 0.01)
     info = {
         **_info(problem, method.family, method.version(), method.dtype),
         "table": "time to 1 %",
@@ -395,59 +347,8 @@ def _to_percent(method: peers.Method, case: str) -> list[dict]:
         "unit": "pair",
     }
     if isinstance(method, peers.UnotFast):  # the public solver checks its input on the host
-        return [_entry(label, info, _times(run.launch))]
-    return _eager_and_graph(run.launch, label, info, graph=method.family == "torch")
-
-
-def _eager_and_graph(
-    call, name: str, info: dict, work: roofline.Work | None = None, graph: bool = True
-) -> list[dict]:
-    """Rows for eager calls and, on request, for replays of a CUDA graph of the same call."""
-    rows = []
-    modes = {"eager": call, "graph": _capture(call)} if graph else {"eager": call}
-    for mode, launch in modes.items():
-        times = _times(launch)
-        extra = dict(info)
-        floor = work.floor(torch.cuda.get_device_name()) if work else None
-        if floor is not None:
-            extra["roofline_share"] = floor / min(times)
-        rows.append(_entry(f"{name}, {mode}", extra, times))
-    return rows
-
-
-def _capture(call) -> Callable[[], None]:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
-
-
-def _times(launch, patience: float = 0.1) -> list[float]:
-    """Seconds per launch by CUDA events, for rounds of several launches."""
-
-    def events(repeats: int) -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(repeats):
-            launch()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3 / repeats
-
-    events(2)
-    repeats = max(1, min(100, int(patience / 10 / max(events(1), 1e-6))))
-    return [events(repeats) for _ in range(10)]
-
-
-def _entry(name: str, info: dict, times: list[float]) -> dict:
-    stats = {"min": min(times), "median": statistics.median(times), "rounds": len(times)}
-    return {"name": name, "stats": stats, "extra_info": {**info, "method": name}}
+        return [entry(label, info, times(run.launch))]
+    return eager_and_graph(run.launch, label, info, graph=method.family == "torch")
 
 
 def _info(problem, family: str, version: str, dtype: str = "float32") -> dict:
@@ -460,14 +361,9 @@ def _info(problem, family: str, version: str, dtype: str = "float32") -> dict:
         "epsilon": problem.epsilon,
         "dtype": dtype,
         "device": "cuda",
-        "machine": torch.cuda.get_device_name(),
+        "machine": machine(),
         "version": version,
     }
-
-
-def _gate(error: float, tolerance: float) -> None:
-    if not error <= tolerance:
-        raise AssertionError(f"error {error:.1e} exceeds {tolerance:.1e}")
 
 
 def _rivals() -> list[peers.Method]:
@@ -501,22 +397,6 @@ def _reference(n: int, batch: int):
     pairs = [0, batch - 1]
     sample = problems.Problem(problem.name, problem.a[pairs], problem.b[pairs], EPSILON)
     return sample, truth.plain_potentials(sample, ITERATIONS)
-
-
-def commit() -> str:
-    """The commit that is measured: of the repository, else of ``UNOT_FAST_COMMIT``."""
-    root = Path(__file__).resolve().parents[2]
-    found = subprocess.run(
-        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or os.environ.get("UNOT_FAST_COMMIT", "unknown")
-
-
-def _version(module: str) -> str:
-    try:
-        return __import__(module).__version__
-    except ImportError:
-        return "absent"
 
 
 if __name__ == "__main__":

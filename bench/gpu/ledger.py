@@ -19,7 +19,7 @@ def update(ledger: str, results: dict) -> str:
     ledger : str
         Markdown with one table; a row begins with the kernel's name.
     results : dict
-        As `bench.gpu.bench_sinkhorn` writes it.
+        As a benchmark of `bench.gpu` writes it.
     """
     lines = []
     for line in ledger.splitlines():
@@ -49,16 +49,19 @@ def _row(kernel: str, file: str, results: dict) -> list[str] | None:
     speed += f" per {info['unit']} (n = {info['n']}, B = {info['batch']})"
     share = f"{info['roofline_share']:.1%}" if "roofline_share" in info else "peak unknown"
     state = "verified" if not failed else f"{len(failed)} size(s) fail: {failed[0]['reason']}"
-    return [kernel, file, commit, gpu, f"{error:.1e} nats", speed, share, state]
+    unit = rows[0]["extra_info"]["error_kind"].split(", ")[-1]
+    return [kernel, file, commit, gpu, f"{error:.1e} {unit}", speed, share, state]
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", type=Path)
+    parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args(arguments)
-    results = json.loads(options.results.read_text())
-    options.output.write_text(update(LEDGER.read_text(), results))
+    ledger = LEDGER.read_text()
+    for path in options.results:
+        ledger = update(ledger, json.loads(path.read_text()))
+    options.output.write_text(ledger)
 
 
 if __name__ == "__main__":

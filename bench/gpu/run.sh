@@ -2,26 +2,34 @@
 # Checks and measures the CUDA kernels on this machine, within ten minutes and without a network:
 #   bash bench/gpu/run.sh [DIR]        results go to DIR, default bench/results/gpu-<name>
 # Needs a Python with a CUDA torch and Triton; PYTHON names another than python3. Every stage has
-# its own time limit and a failure does not stop the next; the summary comes last.
+# its own time limit, a failure does not stop the next, and what matters most comes first: the last
+# stages get the time that is left. The summary comes at the end.
 set -u
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-python3}
 export PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE
 unset TRITON_INTERPRET
+deadline=580 # seconds from here; ten minutes less what ending takes
 
 name=$("$PYTHON" -c 'import torch; print(torch.cuda.get_device_name().replace(" ", "-"))' 2>/dev/null)
 out=${1:-bench/results/gpu-${name:-none}}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 log=$out/run.log
+rm -f "$out/spectral.json" "$out/results.json" # of an earlier run
 : >"$log"
 summary=()
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 stage() { # stage NAME SECONDS COMMAND...
-    local title=$1 limit=$2 start=$SECONDS code state
+    local title=$1 limit=$2 start=$SECONDS left=$((deadline - SECONDS)) code state
     shift 2
+    limit=$((left < limit ? left : limit))
+    if [ "$limit" -lt 5 ]; then
+        skip "$title" "no time left"
+        return 1
+    fi
     echo "=== $title" | tee -a "$log"
     timeout --kill-after=5 "$limit" "$@" 2>&1 | tee -a "$log"
     code=${PIPESTATUS[0]}
@@ -42,12 +50,23 @@ skip() { # skip NAME REASON
 
 has() { "$PYTHON" -c "import $1" 2>/dev/null; }
 
+tests() { # tests NAME SECONDS FILES OPTIONS...
+    local title=$1 limit=$2
+    shift 2
+    if has pytest; then
+        stage "$title" "$limit" "$PYTHON" -m pytest "$@" -p no:cacheprovider --maxfail=8 -rs
+    else
+        skip "$title" "pytest is not installed"
+    fi
+}
+
 describe() {
     nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv || true
     "$PYTHON" - <<'PY'
 import importlib, sys
 print("python", sys.version.split()[0])
-for module in ("torch", "triton", "numpy", "scipy", "matplotlib", "pytest", "geomloss", "pykeops"):
+for module in ("torch", "triton", "numpy", "scipy", "matplotlib", "pytest", "geomloss", "pykeops",
+               "neuralop"):
     try:
         print(module, importlib.import_module(module).__version__)
     except Exception as error:
@@ -67,48 +86,53 @@ build() {
 usable() { "$PYTHON" -c 'import unot_fast, unot_fast.kernels; print(unot_fast.backends())'; }
 
 stage "machine" 20 bash -c "$(declare -f describe); PYTHON='$PYTHON' describe"
-if stage "build" 120 bash -c "$(declare -f build); PYTHON='$PYTHON' scratch='$scratch' build"; then
+if stage "build" 110 bash -c "$(declare -f build); PYTHON='$PYTHON' scratch='$scratch' build"; then
     PYTHON=$scratch/venv/bin/python
+elif [ ! -e unot_fast/kernels ]; then # Triton needs no build
+    ln -s ../kernels unot_fast/kernels
+    trap 'rm -rf "$scratch" unot_fast/kernels' EXIT
 fi
 stage "import" 20 bash -c "$(declare -f usable); PYTHON='$PYTHON' usable"
 
+tests "CUDA kernel tests" 75 tests/gpu/test_cuda.py -m gpu
+# Compiling takes these most of their time, and there are processors for two halves.
+halves='"$@" -k synthesis & "$@" -k "not synthesis"; code=$?; wait $! && exit $code'
 if has pytest; then
-    stage "CUDA kernel tests" 90 "$PYTHON" -m pytest tests/gpu/test_cuda.py -m gpu \
-        -p no:cacheprovider --maxfail=8 -rs
-    sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
-    if [ -x "$sanitizer" ]; then
-        for tool in memcheck racecheck; do
-            stage "$tool" 50 "$sanitizer" --tool "$tool" --error-exitcode 9 --target-processes all \
-                "$PYTHON" -m pytest tests/gpu/test_cuda.py -m gpu -p no:cacheprovider \
-                -k "clusters or pyramid_in_the_log_domain"
-        done
-    else
-        skip "memcheck, racecheck" "no compute-sanitizer"
-    fi
-    stage "Triton kernel tests" 70 "$PYTHON" -m pytest tests/gpu/test_triton.py -m gpu \
-        -p no:cacheprovider --maxfail=8 -rs
-    if [ -d tests/kernels ]; then
-        stage "kernel tests" 40 "$PYTHON" -m pytest tests/kernels -p no:cacheprovider --maxfail=8 -rs
-    else
-        skip "kernel tests" "tests/kernels is not there"
-    fi
-    stage "other tests marked gpu" 20 "$PYTHON" -m pytest tests --ignore=tests/gpu \
-        --ignore=tests/kernels -m gpu -p no:cacheprovider --maxfail=8 -rs
+    stage "spectral kernel tests" 85 bash -c "$halves" halves "$PYTHON" -m pytest \
+        tests/gpu/test_spectral.py -m gpu -p no:cacheprovider --maxfail=8 -rs
 else
-    skip "CUDA kernel tests" "pytest is not installed"
-    skip "Triton kernel tests" "pytest is not installed"
-    skip "kernel tests" "pytest is not installed"
-    skip "other tests marked gpu" "pytest is not installed"
+    skip "spectral kernel tests" "pytest is not installed"
+fi
+stage "spectral benchmarks" 115 "$PYTHON" -m bench.gpu.bench_spectral \
+    -o "$out/spectral.json" --seconds 80
+stage "benchmarks" 105 "$PYTHON" -m bench.gpu.bench_sinkhorn -o "$out/results.json" --seconds 90
+results=()
+for file in spectral results; do
+    [ -s "$out/$file.json" ] || continue
+    results+=("$out/$file.json")
+    stage "report of $file" 12 "$PYTHON" -m bench.report "$out/$file.json" -o "$out/$file"
+done
+if [ ${#results[@]} -gt 0 ]; then
+    stage "ledger" 8 "$PYTHON" -m bench.gpu.ledger "${results[@]}" -o "$out/LEDGER.md"
+else
+    skip "reports, ledger" "no results"
 fi
 
-stage "benchmarks" 140 "$PYTHON" -m bench.gpu.bench_sinkhorn -o "$out/results.json" --seconds 110
-if [ -s "$out/results.json" ]; then
-    stage "report" 25 "$PYTHON" -m bench.report "$out/results.json" -o "$out"
-    stage "ledger" 10 "$PYTHON" -m bench.gpu.ledger "$out/results.json" -o "$out/LEDGER.md"
+tests "Triton kernel tests" 70 tests/gpu/test_triton.py -m gpu
+sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+if [ -x "$sanitizer" ] && has pytest; then
+    check() { # check TOOL FILE TESTS
+        stage "$1 of $2" 50 "$sanitizer" --tool "$1" --error-exitcode 9 --target-processes all \
+            "$PYTHON" -m pytest "tests/gpu/$2.py" -m gpu -p no:cacheprovider -k "$3"
+    }
+    check memcheck test_spectral "odd or lines"
+    check memcheck test_cuda "clusters or pyramid_in_the_log_domain"
+    check racecheck test_cuda "clusters or pyramid_in_the_log_domain"
 else
-    skip "report" "no results"
-    skip "ledger" "no results"
+    skip "memcheck, racecheck" "no compute-sanitizer, or no pytest"
 fi
+tests "other tests marked gpu" 40 tests --ignore=tests/gpu --ignore=tests/kernels -m gpu
+tests "kernel tests" 90 tests/kernels
 
 {
     echo "| stage | outcome | time |"

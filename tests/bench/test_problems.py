@@ -79,9 +79,20 @@ def test_potential_error_ignores_the_free_constant():
 
 
 def test_floor_is_the_slower_of_arithmetic_and_memory():
-    flops, bandwidth = roofline.PEAKS["H200"]
+    flops, tensor, bandwidth = roofline.PEAKS["H200"]
     assert roofline.sinkhorn(64, 2, 100).floor("NVIDIA H200") == pytest.approx(
         8 * 64**3 * 200 / flops
     )
     assert roofline.log_sum_exp(4, 2).floor("NVIDIA H200") == pytest.approx(2 * 16 * 8 / bandwidth)
     assert roofline.log_sum_exp(4, 2).floor("another") is None
+    image = roofline.spectral_analysis(4, 5, 3, products=3)
+    assert image.floor("H200") == pytest.approx(4 * 5 * (16 + 2 * 9) / bandwidth)
+    deep = roofline.channel_mlp(4, 5, 64, 2**15, products=3)
+    assert deep.floor("H200") == pytest.approx(3 * 4 * 16 * 5 * 64 * 2**15 / tensor)
+
+
+def test_floor_of_a_spectral_block_is_of_three_fields():
+    work = roofline.spectral_block(64, 64, 64, 256, 10, products=1, backward=False)
+    fields = 3 * roofline.field(64, 64, 64)
+    assert fields < work.bytes < 1.2 * fields
+    assert 4e-5 < work.floor("H200") < 5e-5

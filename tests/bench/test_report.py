@@ -3,7 +3,7 @@ import json
 import pytest
 
 from bench import report
-from bench.gpu.ledger import LEDGER, update
+from bench.gpu.ledger import LEDGER, main, update
 
 
 def entry(method, family, n, time, *, table="per iteration", divisor=10, **info):
@@ -124,3 +124,27 @@ def test_ledger_takes_the_rows_of_a_run(results):
     )
     solve = next(line for line in text.splitlines() if line.startswith(f"| {solver} |"))
     assert solve.endswith("| fails: AssertionError: error |")
+
+
+def test_ledger_takes_several_results_and_their_units(tmp_path):
+    rows = {"spectral_mixing (triton)": "relative", "normalise (cuda)": "masses, relative"}
+    sources = []
+    for name, kind in rows.items():
+        row = entry(f"{name}, graph", "unot_fast", 64, 1e-6, kernel=name, error_kind=kind)
+        sources.append(tmp_path / f"{name}.json")
+        sources[-1].write_text(
+            json.dumps(
+                {
+                    "benchmarks": [row],
+                    "failed": [],
+                    "machine_info": {"gpu": "A GPU"},
+                    "commit_info": {"id": "0123456789abcdef"},
+                }
+            )
+        )
+    main([*map(str, sources), "-o", str(tmp_path / "out.md")])
+    text = (tmp_path / "out.md").read_text()
+    for name in rows:
+        line = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
+        assert "| 1.0e-09 relative |" in line
+        assert line.endswith("| verified |")

@@ -8,32 +8,34 @@ import torch
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-5}
 
 
-def compare(operator, arguments, backend, dtype, **options):
+def compare(operator, arguments, backend, dtype, *, device="cpu", tolerance=None, **options):
     """Assert that ``operator(*arguments)`` and its gradients agree with the reference.
 
     ``arguments`` are float64 tensors, None, or lists of tensors that carry no gradient.
     """
-    expected = _run(operator, arguments, "reference", torch.float64, options)
-    found = _run(operator, arguments, backend, dtype, options)
+    tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
+    expected = run(operator, arguments, "reference", torch.float64, device, **options)
+    found = run(operator, arguments, backend, dtype, device, **options)
     for name, x, y in zip(("value", *range(len(found) - 1)), found, expected, strict=True):
         assert x.dtype == dtype
         scale = y.abs().max().clamp_min(1e-30)
         error = float((x.double() - y).abs().max() / scale) if y.numel() else 0.0
-        assert error < TOLERANCE[dtype], f"{name}: {error:.1e}"
+        assert error < tolerance, f"{name}: {error:.1e}"
 
 
-def _run(operator, arguments, backend, dtype, options):
+def run(operator, arguments, backend, dtype, device="cpu", **options):
+    """The value, and the gradients of all arguments that have one."""
     leaves, converted = [], []
     for x in arguments:
         if isinstance(x, torch.Tensor):
-            x = x.to(dtype).requires_grad_()
+            x = x.to(device, dtype).detach().requires_grad_()
             leaves.append(x)
         elif isinstance(x, list):
-            x = [t.to(dtype) for t in x]
+            x = [t.to(device, dtype) for t in x]
         converted.append(x)
     out = operator(*converted, backend=backend, **options)
     weight = torch.randn(out.shape, dtype=torch.float64, generator=torch.manual_seed(1))
-    return out.detach(), *torch.autograd.grad((out * weight.to(dtype)).sum(), leaves)
+    return out.detach(), *torch.autograd.grad((out * weight.to(out)).sum(), leaves)
 
 
 def normal(*shape, scale=1.0):
