@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import unot_fast
-from bench import models
+from bench import models, unot
 from bench.conftest import cpu_model
 
 SECONDS = {"small": 4.0, "full": 15.0}
@@ -61,6 +61,46 @@ def _model(name, n, batch, what, methods, seconds):
     exact = results["neuralop eager"]
     error = {m: float((r - exact).abs().max() / exact.abs().max()) for m, r in results.items()}
     assert max(error.values()) < 1e-4, error
+    return _in_turns(calls, seconds), error
+
+
+@pytest.mark.parametrize("what", ["forward", "forward and backward"])
+@pytest.mark.parametrize(("n", "batch"), [(64, 16), (28, 16), (64, 1)])
+@pytest.mark.parametrize("method", ["unot_fast", "unot_fast, torch products", "published"])
+def test_published_network(benchmark, size, n, batch, what, method):
+    """The whole network of the published UNOT, of 26.4 million parameters."""
+    times, error = _published(n, batch, what, SECONDS[size])
+    benchmark.group = f"{what}, published UNOT, n={n}, B={batch}"
+    benchmark.extra_info.update(
+        **_info(what, "published UNOT", n, batch, method),
+        error=error[method],
+        error_kind="to the published one in float64, relative",
+        unit="call",
+    )
+    _report(benchmark, times[method])
+
+
+@functools.cache
+def _published(n, batch, what, seconds):
+    torch.manual_seed(0)
+    exact = unot.network_inputs(n, batch, 64, 256, 10, 4)
+    single = [t.to(torch.cfloat if t.is_complex() else torch.float32) for t in exact]
+    blocks = {
+        "unot_fast": functools.partial(unot.fast_block, backend="auto"),
+        "unot_fast, torch products": functools.partial(unot.fast_block, backend="torch"),
+        "published": unot.published_block,
+    }
+
+    def run(block, tensors):
+        if what == "forward":
+            with torch.no_grad():
+                return [unot.network(block, *tensors)]
+        leaves = [t.requires_grad_() for t in tensors]
+        return torch.autograd.grad(unot.network(block, *leaves).square().sum(), leaves)
+
+    expected = run(unot.published_block, exact)
+    calls = {name: functools.partial(run, block, single) for name, block in blocks.items()}
+    error = _errors(calls, expected)
     return _in_turns(calls, seconds), error
 
 
@@ -112,12 +152,20 @@ def _layer(n, channels, modes, batch, what, seconds):
     wide = [t.detach().to(torch.cdouble if t.is_complex() else torch.float64) for t in arguments]
     exact = call(_by_fft, [t.requires_grad_(what != "forward") for t in wide])
     calls = {name: functools.partial(call, f, arguments) for name, f in layers.items()}
-    error = {}
-    for name, run in calls.items():
-        pairs = zip(run(), exact, strict=True)
-        error[name] = max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
-    assert max(error.values()) < 1e-4, error
+    error = _errors(calls, exact)
     return _in_turns(calls, seconds), error
+
+
+def _errors(calls, exact):
+    """Of each method, relative to the largest value of a result."""
+    errors = {
+        name: max(
+            float((a - b).abs().max() / b.abs().max()) for a, b in zip(run(), exact, strict=True)
+        )
+        for name, run in calls.items()
+    }
+    assert max(errors.values()) < 1e-4, errors
+    return errors
 
 
 def _by_fft(x, weight, skip):

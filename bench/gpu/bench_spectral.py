@@ -15,11 +15,9 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-import unot_fast
-from bench import models, peers
+from bench import models, peers, unot
 from bench.gpu import roofline
 from bench.gpu.timing import Session, eager_and_graph, gate, machine
 from bench.report import seconds
@@ -123,24 +121,25 @@ def _operator_rows(name: str, backend: str, dtype: str) -> Iterator[dict]:
 def _operator(name: str, products: int):
     """Float64 arguments of an operator as UNOT, or FNO, has them, its options and its work."""
     n, c, h, m, b = N, CHANNELS, HIDDEN, MODES, BATCHES[0]
-    x, modes = _normal(b, c, n, n), _normal(b, c, 2, m, m)
+    normal = functools.partial(unot.normal, DEVICE)
+    x, modes = normal(b, c, n, n), normal(b, c, 2, m, m)
     bands = Band(0, m, aliased=True), Band.of(m, half=True)
     if name == "spectral_analysis":
         tables = [analysis_table(n, band, 1.0 / n, x) for band in bands]
         return (x, tables), {}, roofline.spectral_analysis(n, b * c, m, products)
     if name == "spectral_mixing":
-        weight, bias = _normal(c, h, m, m, 2) / c**0.5, _normal(h, m, m, 2)
+        weight, bias = normal(c, h, m, m, 2) / c**0.5, normal(h, m, m, 2)
         work = roofline.spectral_mixing(b, c, h, m, products)
         return (modes, weight, bias), {"gelu": True}, work
     if name == "spectral_synthesis":
         tables = [synthesis_table(n, band, 1.0 / m, x) for band in bands]
-        skip, bias = _normal(c, c) / c**0.5, _normal(c)
+        skip, bias = normal(c, c) / c**0.5, normal(c)
         work = roofline.spectral_synthesis(n, b, c, m, products)
         return (modes, tables, x, skip, bias), {"gelu": True}, work
-    layers = [_normal(MLP_HIDDEN, c) / c**0.5, _normal(MLP_HIDDEN)]
-    layers += [_normal(c, MLP_HIDDEN) / MLP_HIDDEN**0.5, _normal(c)]
+    layers = [normal(MLP_HIDDEN, c) / c**0.5, normal(MLP_HIDDEN)]
+    layers += [normal(c, MLP_HIDDEN) / MLP_HIDDEN**0.5, normal(c)]
     work = roofline.channel_mlp(n, b, c, MLP_HIDDEN, products)
-    return (x, *layers, _normal(b, c, n, n), _normal(c)), {"gelu": True}, work
+    return (x, *layers, normal(b, c, n, n), normal(c)), {"gelu": True}, work
 
 
 def _network_rows(what: str, direction: str, way: str, dtype: str, batch: int) -> Iterator[dict]:
@@ -164,43 +163,14 @@ def _network_rows(what: str, direction: str, way: str, dtype: str, batch: int) -
 
 def _way(what: str, way: str) -> Callable[..., Tensor]:
     """A block or a network, from the tensors of `_inputs` to its output."""
-    block = published_block
+    block = unot.published_block
     if way in OURS:
-        block = functools.partial(fast_block, backend=BACKENDS[OURS.index(way)])
-    run = functools.partial(network, block) if what == "network" else block
+        block = functools.partial(unot.fast_block, backend=BACKENDS[OURS.index(way)])
+    run = functools.partial(unot.network, block) if what == "network" else block
     if way == COMPILED:
         torch.compiler.reset()  # or it would compile no more after a few shapes
         return torch.compile(run, dynamic=False)
     return run
-
-
-def network(block: Callable[..., Tensor], x: Tensor, *rest: Tensor) -> Tensor:
-    """The network of the published UNOT: pointwise layers before and after its blocks."""
-    lift, lift_bias, *rest, project, project_bias = rest
-    x = F.conv2d(x, lift, lift_bias)
-    for k in range(0, len(rest), 5):
-        x = block(x, *rest[k : k + 5])
-    return F.conv2d(x, project, project_bias)
-
-
-def published_block(
-    x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, skip: Tensor, bias: Tensor
-) -> Tensor:
-    """As it was published: whole spectra, a network on each mode that is kept, and a bypass."""
-    rows, columns = w1.shape[2:]
-    spectrum = torch.fft.rfft2(x)
-    h = torch.einsum("bixy,ioxy->boxy", spectrum[:, :, :rows, :columns], w1) + b1
-    h = torch.complex(F.gelu(h.real), F.gelu(h.imag))
-    out = spectrum.new_zeros(x.shape[0], w2.shape[1], *spectrum.shape[2:])
-    out[:, :, :rows, :columns] = torch.einsum("bixy,ioxy->boxy", h, w2)
-    return F.gelu(torch.fft.irfft2(out, s=x.shape[2:]) + F.conv2d(x, skip, bias))
-
-
-def fast_block(x, w1, b1, w2, skip, bias, *, backend: str) -> Tensor:
-    return unot_fast.spectral_conv2d(
-        x, (w1, b1, w2), bias, skip=skip.flatten(1), activation="gelu", norm="backward",
-        frequencies="nonnegative", backend=backend,
-    )  # fmt: skip
 
 
 def _results(run: Callable[..., Tensor], direction: str, tensors: list[Tensor]) -> list[Tensor]:
@@ -222,23 +192,9 @@ def _output_gradient(shape: torch.Size, dtype: torch.dtype) -> Tensor:
 
 @functools.cache
 def _inputs(what: str, batch: int) -> list[Tensor]:
-    """Float64 input and parameters, such that values stay of order 1 from block to block."""
-    c = CHANNELS
-    x = _normal(batch, 2 if what == "network" else c, N, N)
     if what == "block":
-        return [x, *_block_parameters()]
-    parameters = [p for _ in range(LAYERS) for p in _block_parameters()]
-    ends = _normal(c, 2, 1, 1), _normal(c), _normal(1, c, 1, 1) / c**0.5, _normal(1)
-    return [x, *ends[:2], *parameters, *ends[2:]]
-
-
-def _block_parameters() -> list[Tensor]:
-    c, h, m = CHANNELS, HIDDEN, MODES
-    w1, b1, w2 = (
-        torch.view_as_complex(_normal(*shape, m, m, 2)) for shape in ((c, h), (h,), (h, c))
-    )
-    scale = 0.1 * N * N / (h**0.5 * m)
-    return [w1 / (N * c**0.5), b1, w2 * scale, _normal(c, c, 1, 1) / c**0.5, _normal(c)]
+        return unot.block_inputs(N, batch, CHANNELS, HIDDEN, MODES, DEVICE)
+    return unot.network_inputs(N, batch, CHANNELS, HIDDEN, MODES, LAYERS, DEVICE)
 
 
 @functools.cache
@@ -315,10 +271,6 @@ def _precision(dtype: str):
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = before[1]
-
-
-def _normal(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, device=DEVICE)
 
 
 def _single(x: Tensor) -> Tensor:

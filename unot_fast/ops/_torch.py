@@ -32,15 +32,11 @@ def spectral_mixing_vjp(
     grad: Tensor, c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     dz = torch.ops.aten.gelu_backward(grad, _mixed(c, weight, bias)) if gelu else grad
-    dc = _product(dz, _blocks(weight).mT, weight.shape[0])
-    i, o = weight.shape[:2]
-    # The gradient of the real matrix of a complex number (re, im; -im, re).
-    block = torch.bmm(_by_mode(c).mT, _by_mode(dz)).unflatten(2, (2, o)).unflatten(1, (2, i))
-    re = block[:, 0, :, 0] + block[:, 1, :, 1]
-    im = block[:, 0, :, 1] - block[:, 1, :, 0]
-    dw = torch.stack((re, im), -1).movedim(0, 2)
+    by_mode = _by_mode(dz)
+    dc = _coefficients(torch.bmm(by_mode, _matrices(weight).mH), c)
+    dw = torch.bmm(_by_mode(c).mH, by_mode).flatten(1).t().contiguous()
     dbias = grad.new_empty(0) if bias is None else dz.sum(0).movedim(1, -1)
-    return dc, dw.reshape(weight.shape), dbias
+    return dc, torch.view_as_real(dw).view(weight.shape), dbias
 
 
 def spectral_synthesis(
@@ -150,23 +146,31 @@ def _complex_product(table: Tensor, x: Tensor) -> Tensor:
 
 
 def _by_mode(c: Tensor) -> Tensor:
-    """Coefficients (B, C, 2, modes...) as (modes, B, 2 C): all real parts, then the imaginary."""
-    return c.flatten(3).permute(3, 0, 2, 1).flatten(2)
+    """Coefficients (B, C, 2, modes...) as complex matrices (modes, B, C)."""
+    z = torch.complex(c[:, :, 0], c[:, :, 1])
+    return z.flatten(2).flatten(0, 1).t().contiguous().view(c.shape[3:].numel(), *c.shape[:2])
 
 
-def _blocks(weight: Tensor) -> Tensor:
-    """The weight of each mode as a real matrix (modes, 2 C, 2 O)."""
-    re, im = weight.flatten(2, -2).permute(3, 2, 0, 1)
-    return torch.cat((torch.cat((re, im), 2), torch.cat((-im, re), 2)), 1)
+def _matrices(weight: Tensor) -> Tensor:
+    """Weights (C, O, modes..., 2) as complex matrices (modes, C, O)."""
+    w = torch.view_as_complex(weight.contiguous())
+    return (
+        w.flatten(2)
+        .flatten(0, 1)
+        .t()
+        .contiguous()
+        .view(weight.shape[2:-1].numel(), *weight.shape[:2])
+    )
 
 
-def _product(c: Tensor, blocks: Tensor, channels: int) -> Tensor:
-    out = torch.bmm(_by_mode(c), blocks).unflatten(2, (2, channels)).permute(1, 3, 2, 0)
-    return out.reshape(c.shape[0], channels, *c.shape[2:])
+def _coefficients(z: Tensor, like: Tensor) -> Tensor:
+    """Complex matrices (modes, B, O) as coefficients (B, O, 2, modes...), modes as in ``like``."""
+    z = torch.view_as_real(z.flatten(1).t().contiguous()).unflatten(0, z.shape[1:])
+    return z.movedim(3, 2).reshape(*z.shape[:2], *like.shape[2:])
 
 
 def _mixed(c: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    z = _product(c, _blocks(weight), weight.shape[1])
+    z = _coefficients(torch.bmm(_by_mode(c), _matrices(weight)), c)
     return z if bias is None else z + bias.movedim(-1, 1)
 
 
