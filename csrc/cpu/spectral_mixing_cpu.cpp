@@ -201,14 +201,9 @@ class WeightGradient {
   void rows(int64_t j, int64_t q) const {
     const T* x = &x_[(j * args_.batch * args_.in + q) * 2 * W<T>];
     const T* dz = &dz_[j * args_.batch * args_.out * 2 * W<T>];
-    for (int64_t p = 0; p < args_.out; p += kSamples) {
-      const int64_t outputs = std::min<int64_t>(kSamples, args_.out - p);
-      outputs == kSamples ? tile<R, kSamples>(x, dz, q, p, j) : tails<R>(x, dz, q, p, outputs, j);
-    }
-  }
-  template <int R>
-  void tails(const T* x, const T* dz, int64_t q, int64_t p, int64_t outputs, int64_t j) const {
-    for (int64_t o = 0; o < outputs; ++o) tile<R, 1>(x, dz, q, p + o, j);
+    int64_t p = 0;
+    for (; p + kSamples <= args_.out; p += kSamples) tile<R, kSamples>(x, dz, q, p, j);
+    for (; p < args_.out; ++p) tile<R, 1>(x, dz, q, p, j);
   }
   template <int R, int P>
   void tile(const T* x, const T* dz, int64_t q, int64_t p, int64_t j) const {

@@ -55,7 +55,8 @@ def accelerate(model: nn.Module, *, backend: str = "auto", verbose: bool = True)
         as FNO, TFNO and SFNO do, or ``SpectralConvS2`` or ``MLP`` of the examples of
         torch-harmonics, as the spherical Fourier neural operator does.
     backend : str
-        Of all layers that are replaced; see `spectral_backend`.
+        Of all layers that are replaced; see `spectral_backend`. Those that were replaced before
+        keep theirs: `restore` the model first to change it.
     verbose : bool
         Print the result.
 
