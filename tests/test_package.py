@@ -13,11 +13,15 @@ import unot_fast
 
 ROOT = Path(__file__).parents[1]
 # Each layer may import those after it. Kernels and the reference know nothing of the package.
-LAYERS = ["cli", "solver", "models", "geometry", "spectral", "ops", "reference", "kernels"]
+LAYERS = [
+    *("cli", "training", "models", "solver", "geometry", "spectral", "ops", "reference"),
+    "kernels",
+]
 ALLOWED = {
-    "cli": {"cli", "solver", "geometry", "ops"},
+    "cli": {"cli", "training", "models", "solver", "geometry", "ops"},
+    "training": {"training", "models", "solver", "geometry"},
     "solver": {"solver", "geometry", "ops"},
-    "models": {"models", "geometry", "spectral"},
+    "models": {"models", "solver", "geometry", "spectral", "ops"},
     "geometry": {"geometry"},
     "spectral": {"spectral", "ops"},
     "ops": {"ops"},

@@ -6,6 +6,7 @@ from torch.library import opcheck
 
 from tests.conftest import adversarial, normalised
 from unot_fast import Grid, Pyramid
+from unot_fast.geometry.cells import pooled
 from unot_fast.ops import sinkhorn_separable
 from unot_fast.solver import multiscale
 
@@ -48,13 +49,13 @@ def test_levels_conserve_mass_and_centre():
     a = normalised(torch.rand(2, 45, 28, dtype=torch.float64))
     mass = a
     for level in multiscale._levels(grid, 8):
-        mass = multiscale._pool(mass, level.pool_source)
+        mass = pooled(mass, level.pool_source)
         assert mass.shape[1:] == level.geom.shape
         assert torch.allclose(mass.sum((1, 2)), torch.ones(2, dtype=torch.float64))
     assert max(level.geom.shape + level.geom.target_shape) < 12
     flat = torch.ones(1, 45, 28, dtype=torch.float64) / (45 * 28)
     for level in multiscale._levels(grid, 8):
-        flat = multiscale._pool(flat, level.pool_source)
+        flat = pooled(flat, level.pool_source)
         centre = (flat.sum(2) @ level.geom.coordinates[0]).item()
         assert centre == pytest.approx(0.5)
 

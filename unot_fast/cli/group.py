@@ -11,6 +11,7 @@ from unot_fast._version import __version__
 _COMMANDS = {
     "solve": "Transport one picture onto another.",
     "pairwise": "Matrix of distances between all pictures of a folder.",
+    "train": "Train a transport network.",
     "info": "Versions, hardware and backends.",
     "demo": "Starts and peers compared on real pictures.",
 }

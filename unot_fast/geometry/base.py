@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +61,13 @@ class Geometry(ABC):
             No operator takes it.
         """
 
+    @abstractmethod
+    def cells(self, shape: Sequence[int]) -> Coarser:
+        """The geometry on ``shape`` equal blocks of points per axis, fractional at their borders.
+
+        Of the same blocks on either side, which must have the same points.
+        """
+
     def plan_bytes(self, dtype: torch.dtype = torch.float64) -> int:
         """Memory that one dense plan would take."""
         n, m = torch.Size(self.shape).numel(), torch.Size(self.target_shape).numel()
@@ -76,16 +84,21 @@ class Coarser:
         Of the cells.
     pool_source, pool_target : tuple of Tensor
         Sums over cells, per axis, shape (cells, points).
-    prolongation : tuple of Tensor or LineCost
+    prolongation : tuple of Tensor, LineCost or Tensor
         Cost from the points of the finer target to the cells of the source: along every axis
-        where it is a sum over them, between rows otherwise.
+        where it is a sum over them, otherwise between rows, or between all of them, shape
+        (points, cells).
     resolved : float
         Smallest epsilon that the cells resolve, up to a factor: the cost between neighbours, of a
         distance a quarter of it.
+    blur : float
+        What spreading masses evenly over the cells adds to epsilon: a plan between cells is as
+        wide as the one between points where its epsilon is so much smaller.
     """
 
     geom: Geometry
     pool_source: tuple[Tensor, ...]
     pool_target: tuple[Tensor, ...]
-    prolongation: tuple[Tensor, ...] | LineCost
+    prolongation: tuple[Tensor, ...] | LineCost | Tensor
     resolved: float
+    blur: float = 0.0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry.base import Coarser, Geometry, Structure
+from unot_fast.geometry.cells import block_middles, blocks
 from unot_fast.geometry.lines import CELL_BLUR, LineCost, pairs
 
 Displacement = Callable[[Tensor], Tensor]
@@ -211,6 +212,47 @@ class Grid(Geometry):
             at_rest = self._of_displacements(torch.zeros(1, self.ndim, dtype=torch.float64))
             resolved = float((neighbours - at_rest).abs().max()) / 4
         return Coarser(coarse, *pools, prolongation, resolved=resolved)
+
+    def cells(self, shape: Sequence[int]) -> Coarser:
+        if self.shape != self.target_shape or not all(
+            map(torch.equal, self.coordinates, self.target_coordinates)
+        ):
+            raise ValueError("geom must have the same points on either side")
+        sizes = _as_shape("shape", shape)
+        if len(sizes) != self.ndim:
+            raise ValueError(f"shape must have {self.ndim} axes; got {sizes}")
+        pools = tuple(blocks(n, m) for n, m in zip(self.shape, sizes, strict=True))
+        if self.structure is Structure.SEPARABLE and all(
+            n >= m for n, m in zip(self.shape, sizes, strict=True)
+        ):
+            centres = [p @ c / p.sum(1) for p, c in zip(pools, self.coordinates, strict=True)]
+        else:  # equally spaced, as the points should be
+            centres = [block_middles(c, m) for c, m in zip(self.coordinates, sizes, strict=True)]
+        p = self.p if self.cost == "lp" else None
+        coarse = Grid.from_coordinates(centres, cost=self.cost, p=p)
+        widths = [float(c.diff().mean()) if len(c) > 1 else 0.0 for c in centres]
+        if self.structure is Structure.SEPARABLE:
+            prolongation = tuple(
+                (x[:, None] - c).abs().pow(self.p)
+                for x, c in zip(self.coordinates, centres, strict=True)
+            )
+            blur = 0.0
+            if self.p == 2:  # a Gaussian kernel of variance epsilon / 2, and cells on both sides
+                spacing = [float(c.diff().mean()) if len(c) > 1 else 0.0 for c in self.coordinates]
+                parts = [w**2 - s**2 for w, s in zip(widths, spacing, strict=True)]
+                blur = max(0.0, sum(parts) / len(parts)) / 3
+            return Coarser(coarse, pools, pools, prolongation, max(widths) ** 2, blur)
+        if self.cost == "euclidean":
+            coarse._blur = CELL_BLUR * sum(width**2 for width in widths)
+        prolongation = self._between(self.points(), coarse.points(), coarse._blur / 2)
+        return Coarser(coarse, pools, pools, prolongation, resolved=max(widths) / 4)
+
+    def _between(self, y: Tensor, x: Tensor, blur: float) -> Tensor:
+        """Cost from source points x to target points y, shape (targets, sources)."""
+        d = x.reshape(1, -1, self.ndim) - y.reshape(-1, 1, self.ndim)
+        if callable(self.cost):
+            return self._of_displacements(d)
+        return (d.square().sum(-1) + blur).sqrt()
 
     def _of_displacements(self, d: Tensor) -> Tensor:
         cost = self.cost(d)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unot_fast.geometry.base import Coarser, Geometry, Structure
+from unot_fast.geometry.cells import block_middles, blocks, pooled
 from unot_fast.geometry.lines import CELL_BLUR, LineCost, pairs
 
 GRIDS = ("equiangular", "legendre-gauss")
@@ -140,11 +142,7 @@ class Sphere(Geometry):
         return self.weights
 
     def points(self, side: str = "source") -> Tensor:
-        latitude, longitude = torch.meshgrid(self.latitudes, self.longitudes, indexing="ij")
-        level = latitude.cos()
-        return torch.stack(
-            [level * longitude.cos(), level * longitude.sin(), latitude.sin()], dim=-1
-        )
+        return _on_sphere(self.latitudes, self.longitudes)
 
     def cost_matrix(self, rows: Tensor | None = None) -> Tensor:
         y = self.points().reshape(-1, 3)
@@ -169,6 +167,25 @@ class Sphere(Geometry):
         )
         resolved = self.scale * width**self.p * 4 ** (min(self.p, 2.0) - 2)
         return Coarser(coarse, (rows, columns), (rows, columns), prolongation, resolved)
+
+    def cells(self, shape: Sequence[int]) -> Coarser:
+        nlat, nlon = shape
+        pools = blocks(self.shape[0], nlat), blocks(self.shape[1], nlon)
+        latitudes = pools[0] @ self.latitudes / pools[0].sum(1)
+        longitudes = block_middles(self.longitudes, nlon)
+        coarse = Sphere.__new__(Sphere)
+        width, step = float(latitudes.diff().abs().mean()), float(longitudes.diff().mean())
+        coarse._blur = CELL_BLUR * width**2, CELL_BLUR * step**2
+        coarse._set(latitudes, longitudes - longitudes[0], self.cost, self.p, self.scale)
+        coarse.grid = "cells"
+        if self.weights is not None:
+            coarse.weights = pooled(self.weights[None], pools)[0]
+        x, y = self.points().reshape(-1, 1, 3), _on_sphere(latitudes, longitudes).reshape(-1, 3)
+        blur = (coarse._blur[0] + coarse._blur[1] * latitudes.cos().square()) / 2
+        blur = blur.repeat_interleave(nlon)
+        cost = self._distance_cost((x - y).norm(dim=-1), (x + y).norm(dim=-1), blur)
+        resolved = self.scale * width**self.p * 4 ** (min(self.p, 2.0) - 2)
+        return Coarser(coarse, pools, pools, cost, resolved)
 
     def _between(
         self,
@@ -215,6 +232,13 @@ class Sphere(Geometry):
     def __repr__(self) -> str:
         p = "" if self.p == 1 else f", p={self.p:g}"
         return f"Sphere({self.shape[0]}, {self.shape[1]}, {self.cost!r}{p}, grid={self.grid!r})"
+
+
+def _on_sphere(latitudes: Tensor, longitudes: Tensor) -> Tensor:
+    """Unit vectors, shape (nlat, nlon, 3)."""
+    latitude, longitude = torch.meshgrid(latitudes, longitudes, indexing="ij")
+    level = latitude.cos()
+    return torch.stack([level * longitude.cos(), level * longitude.sin(), latitude.sin()], dim=-1)
 
 
 def _clenshaw_curtis(n: int) -> tuple[Tensor, Tensor]:

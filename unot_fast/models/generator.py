@@ -107,6 +107,10 @@ class Generator(nn.Module):
         like = next(self.parameters())
         shape = batch, 2, self.noise, self.noise
         z = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+        return self.pair(z, n)
+
+    def pair(self, z: Tensor, n: int | None = None) -> tuple[Tensor, Tensor]:
+        """Measures from noise (B, 2, noise, noise), at the resolution ``n`` if that is given."""
         pair = self(z)
         return pair if n in (None, self.n) else tuple(resampled(x, n, self.dust) for x in pair)
 

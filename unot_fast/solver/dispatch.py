@@ -16,6 +16,7 @@ from unot_fast.ops import (
     stationary_lse,
 )
 from unot_fast.ops.compiling import constant_when_compiled
+from unot_fast.solver.dense import dense_lse
 
 
 def backend_for(backend: str, geom: Geometry, device: torch.device) -> str:
@@ -52,6 +53,20 @@ def solve(a: Tensor, b: Tensor, geom: Geometry, epsilon: Tensor, g: Tensor, **op
     return sinkhorn_separable(a, b, costs, epsilon, g, **options)
 
 
+def half_step(
+    geom: Geometry, mass: Tensor, potential: Tensor, epsilon: Tensor, backend: str
+) -> Tensor:
+    """The source potential that an update makes of the target's, (B, \\*target_shape)."""
+    scale = epsilon.view(-1, *(1,) * (mass.ndim - 1)).to(mass)
+    h = mass.log() + potential / scale
+    structure, costs = costs_on(geom, mass.device)
+    if structure == "stationary":
+        lse = stationary_lse(h, *costs, 1, geom.shape, epsilon.to(h), backend=backend)
+    else:
+        lse = separable_lse(h, [c.to(h) for c in costs], epsilon.to(h), backend=backend)
+    return -scale * lse
+
+
 def prolong(level: Coarser, h: Tensor, epsilon: Tensor, finer: Geometry, backend: str) -> Tensor:
     """Log-sum-exp of ``h`` on a level's source at the target points of the finer geometry."""
     cost = level.prolongation
@@ -59,4 +74,7 @@ def prolong(level: Coarser, h: Tensor, epsilon: Tensor, finer: Geometry, backend
         table, row_class = (x.to(h.device) for x in (cost.table, cost.row_class))
         shape = finer.target_shape
         return stationary_lse(h, table, row_class, cost.step, shape, epsilon, backend=backend)
+    if isinstance(cost, Tensor):
+        flat = dense_lse(h.flatten(1), cost.to(h.device), epsilon, 1.1 * finer.max_cost)
+        return flat.unflatten(1, finer.target_shape)
     return separable_lse(h, [c.to(h) for c in cost], epsilon, backend=backend)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry import Coarser, Geometry, Grid, Structure
+from unot_fast.geometry.cells import blocks, pooled
 from unot_fast.ops import Solution, sinkhorn_multiscale
 from unot_fast.ops.compiling import constant_when_compiled
 from unot_fast.solver.dispatch import costs_on, prolong, solve
@@ -70,7 +71,7 @@ def multiscale_start(
     masses = [(a, b)]
     for level in levels:  # from fine to coarse
         mass_a, mass_b = masses[-1]
-        masses.append((_pool(mass_a, level.pool_source), _pool(mass_b, level.pool_target)))
+        masses.append((pooled(mass_a, level.pool_source), pooled(mass_b, level.pool_target)))
     epsilons = [epsilon, *(epsilon.clamp_min(f) for f in _epsilon_floors(levels, pyramid))]
     coarsest = levels[-1].geom if levels else geom
     if _has_gaussian_start(geom):
@@ -174,7 +175,7 @@ def _separable_levels(geom: Grid, coarsest: int) -> list[Coarser]:
     levels, fine = [], (geom.shape, geom.target_shape)
     for coarse in zip(source, target, strict=True):
         pools = [
-            tuple(_blocks(n, m) for n, m in zip(*shapes, strict=True))
+            tuple(blocks(n, m) for n, m in zip(*shapes, strict=True))
             for shapes in zip(fine, coarse, strict=True)
         ]
         heavier = [pool @ w for pool, w in zip((*pools[0], *pools[1]), weights, strict=True)]
@@ -243,29 +244,6 @@ def _halvings(shape: tuple[int, ...], coarsest: int) -> list[tuple[int, ...]]:
 def _halve(shape: tuple[int, ...], coarsest: int) -> list[int]:
     # An axis just above the limit stays: halving it would lose more than it saves.
     return [(n + 1) // 2 if n >= 1.5 * coarsest else n for n in shape]
-
-
-def _blocks(n: int, m: int) -> Tensor:
-    """Share of each of n pixels that lies in each of m equal blocks, shape (m, n)."""
-    edges = torch.linspace(0, n, m + 1, dtype=torch.float64)
-    left = torch.arange(n, dtype=torch.float64)
-    overlap = torch.minimum(edges[1:, None], left + 1) - torch.maximum(edges[:-1, None], left)
-    return overlap.clamp_min(0)
-
-
-def _pool(x: Tensor, pools: tuple[Tensor, ...]) -> Tensor:
-    for k, pool in enumerate(pools):
-        m, n = pool.shape
-        if m == n:
-            continue
-        shape = (*x.shape[: k + 1], m, *x.shape[k + 2 :])
-        if k == len(pools) - 1:
-            x = x.reshape(-1, n) @ pool.to(x).T
-        else:  # bmm, since matmul would transpose and leave a strided result
-            lines = x.reshape(math.prod(x.shape[: k + 1]), n, -1)
-            x = torch.bmm(pool.to(x).expand(len(lines), m, n), lines)
-        x = x.reshape(shape)
-    return x
 
 
 def _relative_work(level: Coarser, geom: Geometry) -> float:

@@ -1,0 +1,87 @@
+"""What transport networks are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+COSTS = ("sqeuclidean", "euclidean", "geodesic")
+
+
+@dataclass(frozen=True)
+class UNOTConfig:
+    """What a `UNOT` is made of.
+
+    Attributes
+    ----------
+    cost : {"sqeuclidean", "euclidean", "geodesic"}
+        :math:`|x - y|^2` or :math:`|x - y|` on square grids, the angle on the sphere.
+    epsilon : (float, float)
+        Range that it is for, on the unit square or the unit sphere.
+    default_epsilon : float
+        Where a call does not say.
+    cells : (int, int), optional
+        The grid of cells that the network works on; by default that of the measures.
+    sweeps : int
+        Sinkhorn iterations there, whose result the network takes in and corrects.
+    kind : {"mlp", "fourier"}
+        `ResidualMLP`, which needs ``cells``, or `FourierNetwork`.
+    width, depth : int
+        Features and blocks, or channels and layers.
+    modes : (int, int)
+        Of the Fourier layers.
+    hidden : int, optional
+        Of the networks on each mode of the Fourier layers.
+    coordinates : bool
+        Take the points' coordinates in, too.
+
+    Raises
+    ------
+    ValueError
+        A value is out of its range, or two of them do not fit.
+    """
+
+    cost: str = "sqeuclidean"
+    epsilon: tuple[float, float] = (0.01, 0.01)
+    default_epsilon: float = 0.01
+    cells: tuple[int, int] | None = (16, 16)
+    sweeps: int = 2
+    kind: str = "mlp"
+    width: int = 256
+    depth: int = 4
+    modes: tuple[int, int] = (10, 6)
+    hidden: int | None = None
+    coordinates: bool = False
+
+    def __post_init__(self):
+        for name in ("epsilon", "cells", "modes"):  # lists, where they come from a file
+            value = getattr(self, name)
+            object.__setattr__(self, name, value if value is None else tuple(value))
+        if self.cost not in COSTS:
+            raise ValueError(f"cost must be one of {COSTS}; got {self.cost!r}")
+        low, high = self.epsilon
+        if not 0 < low <= self.default_epsilon <= high:
+            raise ValueError(
+                "epsilon must be a range of positive numbers that holds default_epsilon "
+                f"{self.default_epsilon}; got {self.epsilon}"
+            )
+        if self.kind not in ("mlp", "fourier"):
+            raise ValueError(f"kind must be 'mlp' or 'fourier'; got {self.kind!r}")
+        if self.kind == "mlp" and self.cells is None:
+            raise ValueError("cells must be given with kind='mlp', which has one size of grid")
+        if self.sweeps < 0:
+            raise ValueError(f"sweeps must not be negative; got {self.sweeps}")
+
+
+PRESETS = {
+    "sqeuclidean": UNOTConfig(epsilon=(0.003, 0.05)),
+    "tiny": UNOTConfig(epsilon=(0.003, 0.05), width=64, depth=2),
+    "euclidean": UNOTConfig(cost="euclidean", epsilon=(0.01, 0.1)),
+    "sphere": UNOTConfig(cost="geodesic", epsilon=(0.05, 0.5), default_epsilon=0.1, cells=(12, 24)),
+    "fourier": UNOTConfig(cells=None, sweeps=0, kind="fourier", width=32, modes=(15, 8)),
+    "base": UNOTConfig(cells=None, sweeps=0, kind="fourier", width=64, modes=(19, 10), hidden=256),
+}
+"""Configurations by name.
+
+``"base"`` has the width, depth and frequencies of the published network, of both signs along the
+first axis; ``"fourier"`` is a small one of that kind.
+"""

@@ -1,0 +1,123 @@
+"""What a transport network takes in, on scales that do not depend on the resolution."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unot_fast.geometry import Geometry, Sphere, Structure
+from unot_fast.models.level import Level
+from unot_fast.ops import Solution
+from unot_fast.solver.dispatch import backend_for, solve
+from unot_fast.solver.gaussian import gaussian_start
+from unot_fast.solver.multiscale import Pyramid, solve_multiscale
+
+_ONE_LEVEL = Pyramid(coarsest=2**30)
+
+
+class Inputs(NamedTuple):
+    """Inputs of a network.
+
+    Attributes
+    ----------
+    planes : Tensor, shape (B, C, m_1, m_2)
+        Roots and logarithms of the densities relative to the uniform one, of source and target;
+        then, as far as they are asked for, potentials in units of epsilon, without their means:
+        g of the start, f beside it, and the last change of g.
+    scalars : Tensor, shape (B, 1)
+        Logarithm of epsilon, relative to `Level.unit`.
+    start : Tensor, shape (B, m_1, m_2)
+        The potential g that the network corrects, in units of epsilon.
+    """
+
+    planes: Tensor
+    scalars: Tensor
+    start: Tensor
+
+
+def count(cost: str, sweeps: int) -> int:
+    """Planes there are."""
+    return 4 + (cost == "sqeuclidean" or sweeps > 0) + 2 * (sweeps > 0)
+
+
+def inputs(
+    a: Tensor, b: Tensor, level: Level, epsilon: Tensor, sweeps: int, backend: str = "auto"
+) -> Inputs:
+    """Inputs of a network, for masses (B, m_1, m_2) on its grid and epsilon (B,).
+
+    The start is the potential of Gaussians where the cost is :math:`|x - y|^2`, otherwise zero,
+    after some iterations. Only the densities carry a gradient.
+    """
+    area = _areas(level.geom, a)
+    densities = [x / area for x in (a, b)]
+    planes = [x.sqrt() for x in densities] + [x.log() / 3 for x in densities]
+    with torch.no_grad():
+        epsilon = epsilon.double()
+        f, g, change = _sweep(a.detach(), b.detach(), level.geom, epsilon, sweeps, backend)
+        scale = epsilon.to(a)[:, None, None]
+        g = centred(g, b) / scale
+        if sweeps or has_gaussian(level.geom):
+            planes.append(g / 10)
+        if sweeps:
+            planes += [centred(f, a) / (10 * scale), centred(change, b) / (3 * scale)]
+    scalars = (epsilon / level.unit).log().to(a)[:, None]
+    return Inputs(torch.stack(planes, 1), scalars, g)
+
+
+def centred(g: Tensor, mass: Tensor) -> Tensor:
+    """Without its mean under a measure."""
+    return g - (g * mass).sum((-2, -1), keepdim=True)
+
+
+def has_gaussian(geom: Geometry) -> bool:
+    return geom.structure is Structure.SEPARABLE and geom.p == 2
+
+
+def _sweep(
+    a: Tensor, b: Tensor, geom: Geometry, epsilon: Tensor, sweeps: int, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Potentials f and g after some iterations, and the last change of g."""
+    backend = backend_for(backend, geom, a.device)
+    if sweeps == 0:
+        g = gaussian_start(a, b, geom, epsilon) if has_gaussian(geom) else torch.zeros_like(b)
+        return torch.zeros_like(a), g.to(a), torch.zeros_like(b)
+    before = torch.zeros_like(b)
+    if has_gaussian(geom) and backend in ("cpu", "cuda"):  # one call of a compiled library
+        options = _plain(max(sweeps - 1, 1), backend)
+        if sweeps > 1:
+            before = solve_multiscale(a, b, geom, epsilon, _ONE_LEVEL, **options)[0].g
+        else:
+            before = gaussian_start(a, b, geom, epsilon).to(b)
+    else:
+        if has_gaussian(geom):
+            before = gaussian_start(a, b, geom, epsilon).to(b)
+        if sweeps > 1:
+            before = iterate(a, b, geom, epsilon, before, sweeps - 1, backend).g
+    after = iterate(a, b, geom, epsilon, before, 1, backend)
+    return after.f, after.g, after.g - before
+
+
+def iterate(
+    a: Tensor, b: Tensor, geom: Geometry, epsilon: Tensor, g: Tensor, count: int, backend: str
+) -> Solution:
+    """Plain Sinkhorn iterations from g."""
+    return solve(a, b, geom, epsilon, g, **_plain(count, backend))
+
+
+def _plain(count: int, backend: str) -> dict:
+    return {
+        "tol": 0.0,
+        "criterion": "marginal",
+        "max_iter": count,
+        "overrelaxation": 1.0,
+        "backend": backend,
+    }
+
+
+def _areas(geom: Geometry, like: Tensor) -> Tensor | float:
+    """Share of every point in the uniform measure."""
+    if isinstance(geom, Sphere) and geom.weights is not None:
+        return (geom.weights / geom.weights.sum()).to(like)
+    return 1 / like[0].numel()

@@ -1,0 +1,80 @@
+"""The grid that a network works on, and the way from and to that of the measures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unot_fast.geometry import Coarser, Geometry, Sphere, Structure
+from unot_fast.geometry.cells import pooled
+from unot_fast.solver.dispatch import half_step, prolong
+
+_RESOLUTION = 0.4  # as in the multiscale start: smallest epsilon in units of what cells resolve
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """A grid for a network.
+
+    Attributes
+    ----------
+    geom : Geometry
+        What the network works on: cells, or the grid itself.
+    unit : float
+        Cost to which epsilon is relative: of neighbouring cells, or of the whole domain.
+    coarser : Coarser, optional
+        From the grid to the cells.
+    grid : Geometry
+        Of the measures.
+    """
+
+    geom: Geometry
+    unit: float
+    coarser: Coarser | None
+    grid: Geometry
+
+    @classmethod
+    def of(cls, geom: Geometry, cells: Sequence[int] | None) -> Level:
+        """That of a geometry; made once."""
+        cache = geom.__dict__.setdefault("_network_levels", {})
+        key = None if cells is None else tuple(cells)
+        if key not in cache:
+            cache[key] = cls._of(geom, key)
+        return cache[key]
+
+    @classmethod
+    def _of(cls, geom: Geometry, cells: tuple[int, ...] | None) -> Level:
+        if cells is None:
+            whole = math.pi if isinstance(geom, Sphere) else 2.0
+            if geom.structure is not Structure.SEPARABLE and not isinstance(geom, Sphere):
+                whole = math.sqrt(2)
+            return cls(geom, geom.max_cost / whole, None, geom)
+        coarser = geom.cells(cells)
+        return cls(coarser.geom, coarser.resolved, coarser, geom)
+
+    def epsilon(self, epsilon: Tensor) -> Tensor:
+        """That of the network's grid: smaller by what the cells blur, as far as they resolve it."""
+        if self.coarser is None:
+            return epsilon
+        floor = _RESOLUTION * self.coarser.resolved
+        return (epsilon - self.coarser.blur).clamp_min(floor)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Masses (B, n_1, n_2) on the cells."""
+        return x if self.coarser is None else pooled(x, self.coarser.pool_source)
+
+    def to_grid(self, a: Tensor, b: Tensor, g: Tensor, epsilon: Tensor, backend: str) -> Tensor:
+        """Potential g of the cells, whose masses are a and b, on the grid: exact half-steps."""
+        if self.coarser is None:
+            return g
+        own = self.epsilon(epsilon)
+        f = half_step(self.geom, b, g, own, backend)
+        # One side of the plan is blurred over cells.
+        between = torch.maximum(epsilon - self.coarser.blur / 2, own)
+        scale = between.to(a)[:, None, None]
+        h = a.log() + f / scale
+        return -scale * prolong(self.coarser, h, between.to(a), self.grid, backend)

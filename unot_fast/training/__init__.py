@@ -1,0 +1,7 @@
+"""Training of transport networks."""
+
+from unot_fast.training.config import PRESETS, TrainingConfig
+from unot_fast.training.measures import RandomMeasures
+from unot_fast.training.trainer import Row, Trainer
+
+__all__ = ["PRESETS", "RandomMeasures", "Row", "Trainer", "TrainingConfig"]

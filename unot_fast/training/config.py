@@ -1,0 +1,122 @@
+"""How a transport network is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from unot_fast.models import PRESETS as MODELS
+from unot_fast.models import UNOTConfig
+
+LOSSES = ("converged", "bootstrap")
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    r"""How a transport network is trained.
+
+    A round makes ``batches`` batches of pairs, goes over them ``passes`` times, and then trains
+    the generator on its own, if there is one.
+
+    Attributes
+    ----------
+    model : UNOTConfig
+    loss : {"converged", "bootstrap"}
+        Target of the potential: the solution, or ``iterations`` of Sinkhorn's algorithm from the
+        prediction, as in the paper.
+    iterations : int
+        At most for the solution, exactly for the bootstrap.
+    adversary : float
+        Share of pairs, from 0 to 1, that come from a generator trained to make the loss large;
+        the others are `RandomMeasures`.
+    resolutions : (int, int)
+        Smallest and largest n of the n x n grids, on the sphere n x 2n.
+    batch, batches, passes : int
+        Pairs per step, steps per pass, passes per round; every pass shows the pairs in another
+        of the grid's symmetries.
+    shards : int
+        Parts of a batch, each of a resolution of its own, that processes share among them. The
+        result depends on it, but not on the number of processes.
+    learning_rate, weight_decay : float
+        Of AdamW; the rate falls to zero along a cosine.
+    generator_learning_rate : float
+        Of the generator's Adam.
+    clip : float
+        Largest norm of a gradient.
+    ema : float
+        Decay of the average of the weights, which is what is validated and kept.
+    huber : float, optional
+        Errors of a potential above so many epsilon count linearly, else all in square.
+    precision : {"float32", "bfloat16"}
+        Of the network's products in training.
+    validation : int
+        Pairs that are held back.
+    seed : int
+
+    Raises
+    ------
+    ValueError
+        A value is out of its range.
+    """
+
+    model: UNOTConfig = field(default_factory=UNOTConfig)
+    loss: str = "converged"
+    iterations: int = 100
+    adversary: float = 0.0
+    resolutions: tuple[int, int] = (10, 96)
+    batch: int = 512
+    batches: int = 16
+    passes: int = 4
+    shards: int = 1
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 1e-4
+    generator_learning_rate: float = 1e-3
+    clip: float = 1.0
+    ema: float = 0.999
+    huber: float | None = 2.0
+    precision: str = "float32"
+    validation: int = 256
+    seed: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "resolutions", tuple(self.resolutions))
+        if isinstance(self.model, dict):  # from a file
+            object.__setattr__(self, "model", UNOTConfig(**self.model))
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {LOSSES}; got {self.loss!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {PRECISIONS}; got {self.precision!r}")
+        if not 0 <= self.adversary <= 1:
+            raise ValueError(f"adversary must be in [0, 1]; got {self.adversary}")
+        low, high = self.resolutions
+        if not 2 <= low <= high:
+            raise ValueError(f"resolutions must be (low, high), 2 <= low <= high; got {low, high}")
+        for name in ("iterations", "batch", "batches", "passes", "shards", "validation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
+        if self.batch % self.shards:
+            raise ValueError(f"batch must be a multiple of shards; got {self.batch}, {self.shards}")
+
+
+_PUBLISHED = TrainingConfig(
+    loss="bootstrap",
+    iterations=5,
+    adversary=1.0,
+    resolutions=(10, 64),
+    batch=64,
+    batches=79,
+    passes=1,
+    learning_rate=1e-4,
+    ema=0.0,
+    huber=None,
+)
+
+PRESETS = {
+    "sqeuclidean": TrainingConfig(MODELS["sqeuclidean"]),
+    "tiny": TrainingConfig(MODELS["tiny"]),
+    "euclidean": TrainingConfig(MODELS["euclidean"]),
+    "sphere": TrainingConfig(MODELS["sphere"], resolutions=(16, 64)),
+    "fourier": TrainingConfig(MODELS["fourier"], resolutions=(10, 64), batch=64),
+    "base": replace(_PUBLISHED, model=MODELS["base"]),
+}
+"""Configurations by name; ``"base"`` is that of the paper."""

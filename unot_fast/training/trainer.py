@@ -1,0 +1,299 @@
+"""Training of a transport network."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from unot_fast.models import UNOT, Generator
+from unot_fast.training import checkpoint
+from unot_fast.training.config import TrainingConfig
+from unot_fast.training.loss import potential_loss
+from unot_fast.training.pairs import Batch, Pairs, bootstrap, moved_batch, symmetries
+
+
+@dataclass(frozen=True)
+class Row:
+    """What happened up to the end of a round.
+
+    Attributes
+    ----------
+    round : int
+    seconds : float
+        Of training, interruptions aside.
+    samples : int
+        Pairs that the network was shown, each as often as it was.
+    loss : float
+        Mean over the round.
+    validation : float
+        Loss on the pairs held back against converged potentials, of the averaged weights.
+    learning_rate : float
+    """
+
+    round: int
+    seconds: float
+    samples: int
+    loss: float
+    validation: float
+    learning_rate: float
+
+
+class Trainer:
+    """Trains a `UNOT`, resumably, in one process or several.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    device : torch.device
+
+    Attributes
+    ----------
+    model, average : UNOT
+        As trained, and the average of its weights.
+    adversary : Generator or None
+    history : list of Row
+
+    Examples
+    --------
+    >>> from unot_fast.training import PRESETS, Trainer
+    >>> trainer = Trainer(PRESETS["tiny"])
+    >>> trainer.run(rounds=1)
+    >>> model = trainer.average
+    """
+
+    def __init__(self, config: TrainingConfig, device: torch.device | str = "cpu"):
+        self.config, self.device = config, torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = UNOT(config.model).to(self.device)
+            self.adversary = Generator().to(self.device) if config.adversary else None
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.generator_optimiser = None
+        if self.adversary is not None:
+            self.generator_optimiser = torch.optim.Adam(
+                self.adversary.parameters(), config.generator_learning_rate
+            )
+        self.pairs = Pairs(self.model, config, self.adversary)
+        self.history: list[Row] = []
+        self.steps = 0
+        self._held_back: Batch | None = None
+
+    def run(
+        self,
+        *,
+        rounds: int | None = None,
+        budget: float | None = None,
+        path: Path | None = None,
+        save_every: float = 60.0,
+        report: Callable[[Row], None] | None = None,
+    ) -> None:
+        """Go on until so many rounds are done in all, or so much time is spent.
+
+        Parameters
+        ----------
+        rounds : int, optional
+            With it a training is a function of its configuration: interrupted or not, it ends at
+            the same weights.
+        budget : float, optional
+            Seconds of training; the learning rate follows the clock.
+        path : Path, optional
+            Where to keep a checkpoint.
+        save_every : float
+            Seconds between checkpoints.
+        report : callable, optional
+            Called after every round.
+        """
+        if (rounds is None) == (budget is None):
+            raise ValueError("rounds: give either rounds or budget")
+        before = self.history[-1].seconds if self.history else 0.0
+        start = saved = time.perf_counter()
+
+        def spent() -> float:
+            return self._agreed(before + time.perf_counter() - start)
+
+        def progress() -> float:
+            return len(self.history) / rounds if rounds is not None else spent() / budget
+
+        while (done := progress()) < 1:
+            rate = 0.5 * self.config.learning_rate * (1 + math.cos(math.pi * done))
+            loss, samples = self._round(len(self.history), rate)
+            samples += self.history[-1].samples if self.history else 0
+            row = Row(len(self.history) + 1, spent(), samples, loss, self.validate(), rate)
+            self.history.append(row)
+            if report is not None:
+                report(row)
+            if path is not None and time.perf_counter() - saved > save_every:
+                self.save(path)
+                saved = time.perf_counter()
+        if path is not None:
+            self.save(path)
+
+    def validate(self) -> float:
+        """Loss of the averaged weights on the pairs held back, against converged potentials."""
+        if self._held_back is None:
+            exact = dataclasses.replace(self.config, loss="converged", iterations=1000)
+            source = Pairs(self.average, exact)
+            n = self.config.resolutions[1]
+            self._held_back = source.draw(self.config.validation, self.pairs.random(-2), n)
+        batch = self._held_back
+        with torch.no_grad():
+            prediction = self.average.predict(batch.inputs)
+            return float(potential_loss(prediction, batch.target, batch.b, self.config.huber))
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, in the first process alone."""
+        if _rank() != 0:
+            return
+        state = {
+            "training": dataclasses.asdict(self.config),
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "history": [dataclasses.asdict(row) for row in self.history],
+            "steps": self.steps,
+        }
+        if self.adversary is not None:
+            state["adversary"] = self.adversary.state_dict()
+            state["generator_optimiser"] = self.generator_optimiser.state_dict()
+        checkpoint.save(state, Path(path))
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> Trainer:
+        """The training as it was when the checkpoint was written.
+
+        Raises
+        ------
+        ValueError
+            The file is no checkpoint.
+        """
+        state = checkpoint.load(Path(path))
+        trainer = cls(TrainingConfig(**state["training"]), device)
+        trainer.model.load_state_dict(state["model"])
+        trainer.average.load_state_dict(state["average"])
+        trainer.optimiser.load_state_dict(state["optimiser"])
+        if trainer.adversary is not None:
+            trainer.adversary.load_state_dict(state["adversary"])
+            trainer.generator_optimiser.load_state_dict(state["generator_optimiser"])
+        trainer.history = [Row(**row) for row in state["history"]]
+        trainer.steps = state["steps"]
+        return trainer
+
+    def _round(self, index: int, rate: float) -> tuple[float, int]:
+        """Mean loss, and samples shown."""
+        config, shards = self.config, self._own_shards()
+        size = config.batch // config.shards
+        drawn = [
+            [self.pairs.draw(size, self.pairs.random(index, k, s)) for s in shards]
+            for k in range(config.batches)
+        ]
+        order = self.pairs.random(index)
+        total = torch.zeros((), device=self.device)
+        for _ in range(config.passes):
+            for k in torch.randperm(config.batches, generator=order).tolist():
+                turn = int(torch.randint(2**30, (1,), generator=order))
+                total += self._step(drawn[k], turn, rate)
+        if self.adversary is not None:
+            for k in range(config.batches):
+                self._generator_step([self.pairs.random(index, k, s) for s in shards])
+        if _world() > 1:
+            dist.all_reduce(total)
+        steps = config.passes * config.batches
+        return float(total) / steps, steps * config.batch
+
+    def _step(self, parts: list[Batch], turn: int, rate: float) -> Tensor:
+        self.optimiser.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for part in parts:
+            part = moved_batch(part, turn % symmetries(part.level))
+            with self._precision():
+                prediction = self.model.predict(part.inputs)
+            target = part.target
+            if target is None:
+                target = bootstrap(part, prediction, self.config.iterations)
+            loss = potential_loss(prediction, target, part.b, self.config.huber)
+            loss = loss / self.config.shards
+            loss.backward()
+            total += loss.detach()
+        self._reduce(self.model)
+        self.steps += 1
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * min(1.0, self.steps / 200)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimiser.step()
+        decay = min(self.config.ema, self.steps / (self.steps + 10))
+        with torch.no_grad():
+            for mean, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(new, 1 - decay)
+        return total
+
+    def _generator_step(self, places: list[torch.Generator]) -> None:
+        """Ascent of the loss in the generator, which the network's inputs depend on."""
+        size = self.config.batch // self.config.shards
+        self.model.requires_grad_(False)
+        self.generator_optimiser.zero_grad(set_to_none=True)
+        for random in places:
+            level = self.pairs.level(self.config.resolutions[1])
+            a, b = self.pairs.made(size, random, level)
+            epsilon = self.pairs.epsilons(size, random, level)
+            part = Batch(a, b, level, epsilon, self.model.inputs(a, b, level, epsilon), None)
+            with self._precision():
+                prediction = self.model.predict(part.inputs)
+            part = dataclasses.replace(part, a=a.detach(), b=b.detach())
+            with torch.no_grad():
+                target = bootstrap(part, prediction, self.config.iterations)
+            loss = -potential_loss(prediction, target, part.b, self.config.huber)
+            (loss / self.config.shards).backward()
+        self.model.requires_grad_(True)
+        self._reduce(self.adversary)
+        self.generator_optimiser.step()
+
+    def _own_shards(self) -> list[int]:
+        if _world() > self.config.shards:
+            raise ValueError(
+                f"shards must be at least the number of processes, {_world()}; "
+                f"got {self.config.shards}"
+            )
+        return list(range(_rank(), self.config.shards, _world()))
+
+    def _reduce(self, module: nn.Module) -> None:
+        """Sum of all processes' gradients."""
+        if _world() > 1:
+            gradients = [p.grad for p in module.parameters() if p.grad is not None]
+            flat = torch.cat([g.flatten() for g in gradients])
+            dist.all_reduce(flat)
+            for gradient, part in zip(
+                gradients, flat.split([g.numel() for g in gradients]), strict=True
+            ):
+                gradient.copy_(part.view_as(gradient))
+
+    def _agreed(self, seconds: float) -> float:
+        """The first process's clock."""
+        if _world() > 1:
+            value = torch.tensor(seconds, dtype=torch.float64, device=self.device)
+            dist.broadcast(value, 0)
+            return float(value)
+        return seconds
+
+    def _precision(self) -> torch.autocast:
+        on = self.config.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
