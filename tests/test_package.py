@@ -13,9 +13,20 @@ import unot_fast
 
 ROOT = Path(__file__).parents[1]
 # Each layer may import those after it. Kernels and the reference know nothing of the package.
-LAYERS = ["cli", "solver", "models", "geometry", "spectral", "ops", "reference", "kernels"]
+LAYERS = [
+    "cli",
+    "evaluation",
+    "solver",
+    "models",
+    "geometry",
+    "spectral",
+    "ops",
+    "reference",
+    "kernels",
+]
 ALLOWED = {
-    "cli": {"cli", "solver", "geometry", "ops"},
+    "cli": {"cli", "evaluation", "models", "solver", "geometry", "ops"},
+    "evaluation": {"evaluation", "models", "solver", "geometry", "ops"},
     "solver": {"solver", "geometry", "ops"},
     "models": {"models", "geometry", "spectral"},
     "geometry": {"geometry"},
