@@ -11,6 +11,7 @@ from unot_fast._version import __version__
 _COMMANDS = {
     "solve": "Transport one picture onto another.",
     "pairwise": "Matrix of distances between all pictures of a folder.",
+    "evaluate": "Starts and networks by the published protocol.",
     "info": "Versions, hardware and backends.",
     "demo": "Starts and peers compared on real pictures.",
 }

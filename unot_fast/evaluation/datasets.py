@@ -117,6 +117,8 @@ def pairs(
 ) -> tuple[Tensor, Tensor]:
     """Random pairs of measures, drawn with replacement and independently of each other.
 
+    Of a larger set 5000 images are read, as `load_images` chooses them.
+
     Parameters
     ----------
     cell : Cell
