@@ -224,6 +224,8 @@ def seconds_table(
         return "", record | {"missed": False}
 
     _fill(table, problems, starts, measure, tick)
+    if sizes := {record["pairs"] for record in table.records}:
+        table.notes.insert(0, f"Batches of {', '.join(map(str, sorted(sizes)))} pairs.")
     ones = {r["cell"]: r for r in table.records if r["start"] == ONES.name and not r["missed"]}
     for record in (r for r in table.records if not r["missed"]):
         text = f"{record['iterations']} it., {record['start_seconds'] / record['seconds']:.0%}"
