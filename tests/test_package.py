@@ -14,11 +14,20 @@ import unot_fast
 ROOT = Path(__file__).parents[1]
 # Each layer may import those after it. Kernels and the reference know nothing of the package.
 LAYERS = [
-    *("cli", "training", "models", "solver", "geometry", "spectral", "ops", "reference"),
+    "cli",
+    "evaluation",
+    "training",
+    "models",
+    "solver",
+    "geometry",
+    "spectral",
+    "ops",
+    "reference",
     "kernels",
 ]
 ALLOWED = {
-    "cli": {"cli", "training", "models", "solver", "geometry", "ops"},
+    "cli": {"cli", "evaluation", "training", "models", "solver", "geometry", "ops"},
+    "evaluation": {"evaluation", "models", "solver", "geometry", "ops"},
     "training": {"training", "models", "solver", "geometry"},
     "solver": {"solver", "geometry", "ops"},
     "models": {"models", "solver", "geometry", "spectral", "ops"},

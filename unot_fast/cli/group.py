@@ -12,6 +12,7 @@ _COMMANDS = {
     "solve": "Transport one picture onto another.",
     "pairwise": "Matrix of distances between all pictures of a folder.",
     "train": "Train a transport network.",
+    "evaluate": "Starts and networks by the published protocol.",
     "info": "Versions, hardware and backends.",
     "demo": "Starts and peers compared on real pictures.",
 }

@@ -1,0 +1,124 @@
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+import unot_fast.models
+from tests.cli.conftest import blob
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Small images of digits and bears, in two of the formats."""
+    data = tmp_path / "data"
+    (data / "CIFAR").mkdir(parents=True)
+    np.savez(data / "mnist.npz", images=np.stack([blob((12, 12), k) for k in range(6)]))
+    np.save(data / "CIFAR" / "x.npy", np.stack([blob((16, 16), k + 9) for k in range(6)]))
+    return data
+
+
+@pytest.fixture
+def network(monkeypatch):
+    """In place of pretrained ones."""
+
+    class Network(torch.nn.Module):
+        @classmethod
+        def from_pretrained(cls, name):
+            if name != "zeros":
+                raise FileNotFoundError(f"no model {name!r}")
+            return cls()
+
+        def forward(self, mu, nu, geom=None, epsilon=None):
+            if float(epsilon.max()) > 0.5:
+                raise ValueError("epsilon must be small")
+            return torch.zeros_like(nu)
+
+    monkeypatch.setattr(unot_fast.models, "UNOT", Network, raising=False)
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_tables(call, folder, tmp_path, network):
+    out = tmp_path / "out"
+    cells = "mnist,MNIST-CIFAR,Bears"
+    result = call(
+        *("evaluate", "--data", folder, "--cells", cells, "--pairs", 4, "--no-figures"),
+        *("--model", "zeros", "--threads", 1, "-o", out),
+    )
+    assert result.exit_code == 0, result.output
+    assert "left out: Bears: bears: nothing named bear*" in result.output
+    report = (out / "report.md").read_text()
+    for text in (
+        *("Table 1", "Table 2", "Table 4", "left out: Bears", "Published, not measured"),
+        *("4 random pairs", "Starts: zeros, ones, Gauss, multiscale"),
+    ):
+        assert text in report
+    table = rows(out / "table_1.csv")
+    assert [(r["cell"], r["start"]) for r in table] == [
+        (cell, start)
+        for cell in ("MNIST", "MNIST-CIFAR")
+        for start in ("zeros", "ones", "Gauss", "multiscale")
+    ]
+    assert all(r["unconverged"] == "0" for r in table)
+    assert {r["grid"] for r in rows(out / "table_4.csv")} == {"28x28"}
+    for rule in ("mean", "worst"):
+        assert all(float(r["seconds"]) > 0 for r in rows(out / f"table_2_{rule}.csv"))
+    assert not list(out.glob("*.png"))
+
+
+def test_seeds_are_fixed(call, folder, tmp_path):
+    for name in "ab":
+        options = ("--cells", "MNIST", "--pairs", 3, "--tables", "4", "--no-figures")
+        assert call("evaluate", "--data", folder, *options, "-o", tmp_path / name).exit_code == 0
+    assert rows(tmp_path / "a" / "table_4.csv") == rows(tmp_path / "b" / "table_4.csv")
+    assert not (tmp_path / "a" / "table_1.csv").exists()
+
+
+def test_figures(call, folder, tmp_path, network, monkeypatch):
+    from unot_fast.cli import evaluate
+
+    monkeypatch.setattr(evaluate, "_RESOLUTIONS", (8, 10))
+    monkeypatch.setattr(evaluate, "_COARSE_RESOLUTIONS", (8,))
+    monkeypatch.setattr(evaluate, "_EPSILONS", [0.1, 1.0])
+    monkeypatch.setenv("UNOT_FAST_DATA", str(folder))
+    result = call(
+        *("evaluate", "--cells", "MNIST", "--pairs", 3, "--tables", "4", "-o", tmp_path / "out"),
+        *("--model", "zeros"),
+    )
+    assert result.exit_code == 0, result.output
+    names = ["iteration", "time", "resolution", "epsilon"]
+    report = (tmp_path / "out" / "report.md").read_text()
+    for name in names:
+        assert (tmp_path / "out" / f"error_by_{name}.png").stat().st_size > 5000
+        assert f"error_by_{name}.png" in report
+    assert "zeros, where there is no value: epsilon must be small" in report
+    values = {
+        (r["start"], r["epsilon"]): float(r["error"])
+        for r in rows(tmp_path / "out" / "error_by_epsilon.csv")
+    }
+    assert np.isnan(values["zeros", "1.0"])
+    assert 0 < values["zeros", "0.1"] < 1
+    curve = rows(tmp_path / "out" / "error_by_iteration.csv")
+    assert [int(r["iteration"]) for r in curve if r["start"] == "ones"] == list(range(1, 51))
+
+
+def test_errors_are_one_line(call, folder, tmp_path, network, monkeypatch):
+    monkeypatch.delenv("UNOT_FAST_DATA", raising=False)
+    out = ("-o", tmp_path / "out")
+    for arguments, message in (
+        ((), "set UNOT_FAST_DATA"),
+        (("--data", tmp_path / "away"), "away is not a folder"),
+        (("--data", folder, "--cells", "LFW"), "no cell can be evaluated"),
+        (("--data", folder, "--cells", "dogs"), "'dogs' is none of MNIST, CIFAR"),
+        (("--data", folder, "--tables", "3"), "'3' is none of 1, 2, 4"),
+        (("--data", folder, *2 * ("--model", "zeros")), "two starts have the same name"),
+        (("--data", folder, "--model", "other"), "--model other: no model 'other'"),
+    ):
+        result = call("evaluate", *arguments, *out)
+        assert result.exit_code != 0
+        assert message in result.output
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,22 @@
+"""The published evaluation of learned starts: data, protocol, tables and figures."""
+
+from unot_fast.evaluation.datasets import CELLS, Cell, measures, pairs, spherical_measures
+from unot_fast.evaluation.images import load_images
+from unot_fast.evaluation.protocol import Evaluation, Statistics, Timing
+from unot_fast.evaluation.starts import GAUSS, MULTISCALE, ONES, Start
+
+__all__ = [
+    "CELLS",
+    "GAUSS",
+    "MULTISCALE",
+    "ONES",
+    "Cell",
+    "Evaluation",
+    "Start",
+    "Statistics",
+    "Timing",
+    "load_images",
+    "measures",
+    "pairs",
+    "spherical_measures",
+]

@@ -1,0 +1,183 @@
+"""The standard image sets, read from the files they are published as."""
+
+from __future__ import annotations
+
+import gzip
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_PICTURES = {".png", ".jpg", ".jpeg", ".pgm", ".ppm", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
+_LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+_CIFAR_SIDE = 32
+_CIFAR_RECORD = 1 + 3 * _CIFAR_SIDE**2
+KINDS = (
+    "an .npz file with an array 'images'; a .npy array (N, h, w), or (N, h * h) as Quick, Draw! "
+    "has it; MNIST's *idx3-ubyte files, also .gz; CIFAR-10's binary version (data_batch_*.bin); "
+    "or a folder of pictures, nested folders included"
+)
+
+
+def load_images(path: str | Path, limit: int | None = None) -> Tensor:
+    """Grey images of a file or folder; the format is recognised by what is there.
+
+    Parameters
+    ----------
+    path : str or Path
+        An ``.npz`` file with an array ``images``, a ``.npy`` array (N, h, w) or (N, h * h), an
+        ``idx3-ubyte`` file (``.gz`` or not), a ``.bin`` file of CIFAR-10, or a folder that holds
+        one of these or pictures. Of a split data set the training part is taken.
+    limit : int, optional
+        Most images: the first ones, of a folder of pictures equally spaced ones by name.
+
+    Returns
+    -------
+    Tensor, shape (N, h, w)
+        Of the dtype of the file; uint8 for pictures and for luminances of colour images.
+
+    Raises
+    ------
+    FileNotFoundError
+        Nothing there is of a known kind; the message lists them.
+    ValueError
+        A file is damaged, or pictures have different sizes; the message names it.
+    """
+    path = Path(path)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be positive; got {limit}")
+    if not path.exists():
+        raise FileNotFoundError(f"path: {path} does not exist; looked for {KINDS}")
+    images = _from_folder(path, limit) if path.is_dir() else _from_file(path, limit)
+    if images.ndim != 3 or 0 in images.shape:
+        raise ValueError(f"{path}: must hold images (N, h, w); got shape {images.shape}")
+    if images.dtype.kind not in "buif":
+        raise ValueError(f"{path}: must hold numbers; got {images.dtype}")
+    if images.dtype.kind == "u" and images.dtype != np.uint8:  # no such dtype of torch has sums
+        images = images.astype(np.int64)
+    native = images.dtype.newbyteorder("=")
+    return torch.from_numpy(np.array(images[:limit], dtype=native, order="C"))
+
+
+def is_readable(path: Path) -> bool:
+    """Whether it is a folder, or a file that `load_images` knows by its name."""
+    known = path.suffix.lower() in {".npz", ".npy", ".bin"} | _PICTURES
+    return path.is_dir() or known or "idx3-ubyte" in path.name.lower()
+
+
+def _from_file(path: Path, limit: int | None) -> np.ndarray:
+    name = path.name.lower()
+    if name.endswith(".npz"):
+        return _npz(path)
+    if name.endswith(".npy"):
+        return _npy(path)
+    if "idx3-ubyte" in name:
+        return _idx(path, limit)
+    if name.endswith(".bin"):
+        return _cifar([path], limit)
+    if path.suffix.lower() in _PICTURES:
+        return _pictures([path])
+    raise FileNotFoundError(f"path: {path} is of no known kind; looked for {KINDS}")
+
+
+def _from_folder(path: Path, limit: int | None) -> np.ndarray:
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    if idx := [p for p in files if "idx3-ubyte" in p.name]:
+        return _idx(next((p for p in idx if "train" in p.name), idx[0]), limit)
+    if batches := [p for p in files if p.name.startswith("data_batch_") and p.suffix == ".bin"]:
+        return _cifar(batches, limit)
+    if any(p.name == "data_batch_1" for p in files):
+        raise FileNotFoundError(
+            f"path: {path} has the pickled version of CIFAR-10, which is not read, for a pickle "
+            "can run any code; use its binary version (cifar-10-binary.tar.gz: data_batch_*.bin)"
+        )
+    if pictures := [p for p in files if p.suffix.lower() in _PICTURES]:
+        if limit is not None and limit < len(pictures):
+            # Names order people and classes: the first ones would be few of them.
+            pictures = [pictures[k * len(pictures) // limit] for k in range(limit)]
+        return _pictures(pictures)
+    if arrays := [p for p in files if p.suffix in (".npz", ".npy")]:
+        if len(arrays) == 1:
+            return _from_file(arrays[0], limit)
+        raise FileNotFoundError(f"path: {path} has several arrays; name one of {arrays}")
+    raise FileNotFoundError(f"path: nothing of a known kind in {path}; looked for {KINDS}")
+
+
+def _npz(path: Path) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if "images" not in archive:
+                raise ValueError(f"{path}: has no array 'images', only {archive.files}")
+            return archive["images"]
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as .npz: {error}") from error
+
+
+def _npy(path: Path) -> np.ndarray:
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as .npy: {error}") from error
+    if isinstance(images, np.ndarray) and images.ndim == 2:
+        side = round(images.shape[1] ** 0.5)
+        if side**2 == images.shape[1]:
+            return images.reshape(-1, side, side)
+    return images
+
+
+def _idx(path: Path, limit: int | None) -> np.ndarray:
+    """The format of MNIST: magic number and three sizes, big-endian, then bytes."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            header = np.frombuffer(file.read(16), ">i4")
+            if len(header) < 4 or header[0] != 0x803 or (header[1:] < 1).any():
+                raise ValueError(f"{path}: has no header of an idx3-ubyte file")
+            count, height, width = (int(n) for n in header[1:])
+            count = min(count, limit or count)
+            pixels = np.frombuffer(file.read(count * height * width), np.uint8)
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise ValueError(f"{path}: cannot be read as gzip: {error}") from error
+    if len(pixels) < count * height * width:
+        raise ValueError(f"{path}: ends early, within image {len(pixels) // (height * width)}")
+    return pixels.reshape(count, height, width)
+
+
+def _cifar(paths: list[Path], limit: int | None) -> np.ndarray:
+    """The binary version: a label and three planes of each image."""
+    images, missing = [], limit
+    for path in paths:
+        pixels = np.fromfile(path, np.uint8)
+        if len(pixels) == 0 or len(pixels) % _CIFAR_RECORD:
+            raise ValueError(
+                f"{path}: must hold records of {_CIFAR_RECORD} bytes; has {len(pixels)} bytes"
+            )
+        colours = pixels.reshape(-1, _CIFAR_RECORD)[:missing, 1:].reshape(-1, 3, _CIFAR_SIDE**2)
+        grey = np.tensordot(colours, _LUMINANCE, (1, 0))
+        images.append(np.uint8(np.rint(grey)).reshape(-1, _CIFAR_SIDE, _CIFAR_SIDE))
+        if missing is not None:
+            missing -= len(grey)
+            if missing == 0:
+                break
+    return np.concatenate(images)
+
+
+def _pictures(paths: list[Path]) -> np.ndarray:
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("pictures need Pillow: pip install 'unot-fast[cli]'") from None
+    images = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                images.append(np.asarray(image.convert("L")))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"{path}: cannot be read as a picture: {error}") from error
+        if images[-1].shape != images[0].shape:
+            raise ValueError(
+                f"{path}: is {images[-1].shape[0]} x {images[-1].shape[1]}, {paths[0]} is "
+                f"{images[0].shape[0]} x {images[0].shape[1]}; pictures must have one size"
+            )
+    return np.stack(images)
