@@ -2,8 +2,10 @@
 
 from unot_fast._version import __version__
 from unot_fast.geometry import Geometry, Grid, Sphere
+from unot_fast.models import UNOT
 from unot_fast.ops import backends
 from unot_fast.solver import OTResult, Pyramid, sinkhorn
+from unot_fast.solver.starts import register_start
 from unot_fast.spectral import (
     Acceleration,
     accelerate,
@@ -15,7 +17,10 @@ from unot_fast.spectral import (
     spectral_conv_s2,
 )
 
+register_start("unot", "unot_fast.models.start:unot_start")
+
 __all__ = [
+    "UNOT",
     "Acceleration",
     "Geometry",
     "Grid",

@@ -44,6 +44,7 @@ class _Duration(click.ParamType):
     help="A field of the training, or of its model as model.NAME; JSON values.",
 )
 @click.option("--device", default=None, help="Default: cuda where there is one.")
+@click.option("--save-every", type=_Duration(), default="60s", help="Between checkpoints.")
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard logs.")
 def command(
     preset: str,
@@ -52,6 +53,7 @@ def command(
     output: Path,
     settings: tuple[str, ...],
     device: str | None,
+    save_every: float,
     tensorboard: bool,
 ) -> None:
     """Train a transport network.
@@ -74,7 +76,7 @@ def command(
         if trainer.history:
             click.echo(f"goes on after round {trainer.history[-1].round}")
     try:
-        _run(trainer, budget, rounds, output, first, tensorboard)
+        _run(trainer, budget, rounds, save_every, output, first, tensorboard)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -84,6 +86,7 @@ def _run(
     trainer: Trainer,
     budget: float | None,
     rounds: int | None,
+    save_every: float,
     output: Path,
     first: bool,
     tensorboard: bool,
@@ -104,7 +107,8 @@ def _run(
                 for name in ("loss", "validation", "learning_rate"):
                     board.add_scalar(name, getattr(row, name), row.samples)
 
-        trainer.run(rounds=rounds, budget=budget, path=output / "checkpoint.pt", report=report)
+        path = output / "checkpoint.pt"
+        trainer.run(rounds=rounds, budget=budget, path=path, save_every=save_every, report=report)
     if not first:
         return
     if board is not None:

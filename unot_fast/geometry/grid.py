@@ -238,9 +238,11 @@ class Grid(Geometry):
             )
             blur = 0.0
             if self.p == 2:  # a Gaussian kernel of variance epsilon / 2, and cells on both sides
-                spacing = [float(c.diff().mean()) if len(c) > 1 else 0.0 for c in self.coordinates]
-                parts = [w**2 - s**2 for w, s in zip(widths, spacing, strict=True)]
-                blur = max(0.0, sum(parts) / len(parts)) / 3
+                spread = [
+                    float((p * (c[:, None] - x).square()).sum() / len(x))
+                    for p, c, x in zip(pools, centres, self.coordinates, strict=True)
+                ]
+                blur = 4 * sum(spread) / len(spread)
             return Coarser(coarse, pools, pools, prolongation, max(widths) ** 2, blur)
         if self.cost == "euclidean":
             coarse._blur = CELL_BLUR * sum(width**2 for width in widths)

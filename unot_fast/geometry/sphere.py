@@ -147,7 +147,10 @@ class Sphere(Geometry):
     def cost_matrix(self, rows: Tensor | None = None) -> Tensor:
         y = self.points().reshape(-1, 3)
         x = (y if rows is None else y[rows])[:, None]
-        return self._distance_cost((x - y).norm(dim=-1), (x + y).norm(dim=-1))
+        level = y[..., 2].square().neg().add(1).clamp_min(0).sqrt()  # cosines of the latitudes
+        own = level if rows is None else level[rows]
+        blur = self._blur[0] + self._blur[1] * own[:, None] * level
+        return self._distance_cost((x - y).norm(dim=-1), (x + y).norm(dim=-1), blur)
 
     def halved(self) -> Coarser:
         """The sphere on cells of two circles and two longitudes."""

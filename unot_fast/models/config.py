@@ -44,7 +44,7 @@ class UNOTConfig:
     epsilon: tuple[float, float] = (0.01, 0.01)
     default_epsilon: float = 0.01
     cells: tuple[int, int] | None = (16, 16)
-    sweeps: int = 2
+    sweeps: int = 8
     kind: str = "mlp"
     width: int = 256
     depth: int = 4

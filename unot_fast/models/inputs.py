@@ -14,6 +14,7 @@ from unot_fast.solver.dispatch import backend_for, solve
 from unot_fast.solver.gaussian import gaussian_start
 from unot_fast.solver.multiscale import Pyramid, solve_multiscale
 
+_WEIGHT = 1.5  # of the overrelaxed sweeps, all but the last
 _ONE_LEVEL = Pyramid(coarsest=2**30)
 
 
@@ -85,7 +86,7 @@ def _sweep(
         return torch.zeros_like(a), g.to(a), torch.zeros_like(b)
     before = torch.zeros_like(b)
     if has_gaussian(geom) and backend in ("cpu", "cuda"):  # one call of a compiled library
-        options = _plain(max(sweeps - 1, 1), backend)
+        options = _options(max(sweeps - 1, 1), backend, _WEIGHT)
         if sweeps > 1:
             before = solve_multiscale(a, b, geom, epsilon, _ONE_LEVEL, **options)[0].g
         else:
@@ -94,7 +95,8 @@ def _sweep(
         if has_gaussian(geom):
             before = gaussian_start(a, b, geom, epsilon).to(b)
         if sweeps > 1:
-            before = iterate(a, b, geom, epsilon, before, sweeps - 1, backend).g
+            options = _options(sweeps - 1, backend, _WEIGHT)
+            before = solve(a, b, geom, epsilon, before, **options).g
     after = iterate(a, b, geom, epsilon, before, 1, backend)
     return after.f, after.g, after.g - before
 
@@ -103,15 +105,15 @@ def iterate(
     a: Tensor, b: Tensor, geom: Geometry, epsilon: Tensor, g: Tensor, count: int, backend: str
 ) -> Solution:
     """Plain Sinkhorn iterations from g."""
-    return solve(a, b, geom, epsilon, g, **_plain(count, backend))
+    return solve(a, b, geom, epsilon, g, **_options(count, backend))
 
 
-def _plain(count: int, backend: str) -> dict:
+def _options(count: int, backend: str, weight: float = 1.0) -> dict:
     return {
         "tol": 0.0,
         "criterion": "marginal",
         "max_iter": count,
-        "overrelaxation": 1.0,
+        "overrelaxation": weight,
         "backend": backend,
     }
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -12,9 +10,8 @@ from unot_fast.solver.dispatch import backend_for, solve
 from unot_fast.solver.gaussian import gaussian_start
 from unot_fast.solver.multiscale import Pyramid, multiscale_start, solve_multiscale
 from unot_fast.solver.result import OTResult
+from unot_fast.solver.starts import Start, find_start, registered
 from unot_fast.solver.validation import Problems, check_options, prepare
-
-Start = str | Tensor | Callable[[Tensor, Tensor, Geometry, Tensor], Tensor]
 
 
 def sinkhorn(
@@ -23,7 +20,7 @@ def sinkhorn(
     geom: Geometry,
     epsilon: float | Tensor,
     *,
-    init: Start = "multiscale",
+    init: str | Tensor | Start = "multiscale",
     tol: float = 1e-3,
     criterion: str = "marginal",
     max_iter: int = 10_000,
@@ -57,9 +54,10 @@ def sinkhorn(
         The grids and the cost, e.g. `unot_fast.Grid`.
     epsilon : float or Tensor, shape broadcastable to (\*batch)
         Regularisation, positive, in units of cost; the cost is not rescaled.
-    init : {"multiscale", "gaussian", "zeros"}, Tensor or callable
-        Start of g. ``"multiscale"`` solves coarser problems first (see `Pyramid`);
-        ``"gaussian"`` is the solution between Gaussians of the same moments. A tensor,
+    init : {"multiscale", "unot", "gaussian", "zeros"}, Tensor or callable
+        Start of g. ``"multiscale"`` solves coarser problems first (see `Pyramid`); ``"unot"`` is
+        the trained network for the cost (see `UNOT`); ``"gaussian"`` is the solution between
+        Gaussians of the same moments. A tensor,
         broadcastable to the shape of ``b``, is g itself, in units of cost. A callable is called
         as ``init(a, b, geom, epsilon)`` with the flattened batch (masses of total 1) and returns
         g of the shape of its ``b``.
@@ -152,7 +150,7 @@ def sinkhorn(
 
 
 def _start(
-    init: Start,
+    init: str | Tensor | Start,
     problems: Problems,
     geom: Geometry,
     backend: str,
@@ -169,9 +167,10 @@ def _start(
             return gaussian_start(a, b, geom, epsilon).to(b.dtype), free
         if init == "zeros":
             return torch.zeros_like(b), free
-        raise ValueError(
-            f"init must be 'multiscale', 'gaussian', 'zeros', a tensor or a callable; got {init!r}"
-        )
+        if (start := find_start(init)) is None:
+            names = ", ".join(map(repr, ["multiscale", *registered(), "gaussian", "zeros"]))
+            raise ValueError(f"init must be {names}, a tensor or a callable; got {init!r}")
+        init = start
     if isinstance(init, Tensor):
         full = (*problems.batch_shape, *geom.target_shape)
         try:

@@ -134,7 +134,7 @@ def bootstrap(batch: Batch, prediction: Tensor, iterations: int) -> Tensor:
     """Potentials after some iterations from a prediction, in units of epsilon, of mean zero."""
     scale = batch.epsilon.to(batch.a)[:, None, None]
     backend = backend_for("auto", batch.level.geom, batch.a.device)
-    g = prediction.detach().float() * scale
+    g = prediction.detach().to(batch.a) * scale
     g = iterate(batch.a, batch.b, batch.level.geom, batch.epsilon, g, iterations, backend).g
     return centred(g, batch.b) / scale
 

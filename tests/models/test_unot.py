@@ -1,0 +1,156 @@
+"""The transport network: what goes in and comes out, whatever the grid."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from unot_fast import UNOT, Grid, Sphere, sinkhorn
+from unot_fast.models import PRESETS, UNOTConfig, weights
+
+TINY = {
+    "mlp": dataclasses.replace(PRESETS["tiny"], width=16, depth=1),
+    "euclidean": dataclasses.replace(PRESETS["euclidean"], width=16, depth=1),
+    "sphere": dataclasses.replace(PRESETS["sphere"], width=16, depth=1),
+    "fourier": dataclasses.replace(PRESETS["fourier"], width=8, depth=2, coordinates=True),
+    "fourier on cells": dataclasses.replace(
+        PRESETS["fourier"], width=8, depth=1, cells=(12, 12), sweeps=2, modes=(5, 4)
+    ),
+    "fourier on a sphere": UNOTConfig(
+        cost="geodesic", epsilon=(0.1, 0.1), default_epsilon=0.1, cells=None, sweeps=0,
+        kind="fourier", width=8, depth=1, modes=(6, 6),
+    ),
+}  # fmt: skip
+
+
+def shapes(model):
+    if model.config.cost == "geodesic":
+        return [(12, 24), (21, 30)]
+    return [(10, 10), (16, 16), (29, 29), (24, 20)]
+
+
+def random_model(name):
+    torch.manual_seed(0)
+    model = UNOT(TINY[name])
+    torch.nn.init.normal_(model.network.projection.weight, std=0.1)
+    return model
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_potential_at_any_resolution(name):
+    model = random_model(name)
+    for shape in shapes(model):
+        a, b = torch.rand(2, 2, 3, *shape)
+        a[0, 0, :, 1] = 0  # empty pixels
+        g = model(a, b)
+        assert g.shape == a.shape
+        assert g.isfinite().all()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_problems_do_not_see_each_other(name):
+    model = random_model(name)
+    a, b = torch.rand(2, 4, *shapes(model)[0])
+    torch.testing.assert_close(model(a, b)[2], model(a[2], b[2]), rtol=1e-4, atol=1e-4)
+
+
+def test_totals_do_not_matter():
+    model = random_model("mlp")
+    a, b = torch.rand(2, 2, 20, 20)
+    torch.testing.assert_close(model(a, b), model(3 * a, 0.2 * b), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mlp", "euclidean", "sphere"])
+def test_untrained_it_is_the_start_and_its_sweeps(name):
+    model = UNOT(dataclasses.replace(TINY[name], sweeps=200))
+    shape = shapes(model)[1]
+    a, b = torch.rand(2, 2, *shape, dtype=torch.float64)
+    geom, epsilon = model.geometry(shape), model.config.epsilon[1]
+    result = sinkhorn(a, b, geom, epsilon, init=model(a, b, geom, epsilon), normalize=True,
+                      max_iter=1, tol=0, overrelaxation=1.0)  # fmt: skip
+    exact = sinkhorn(a, b, geom, epsilon, normalize=True, tol=1e-6)
+    assert ((result.cost / exact.cost).log().abs() < 0.02).all()
+
+
+def test_a_start_of_the_solver():
+    model = random_model("mlp")
+    a, b = torch.rand(2, 3, 24, 24)
+    result = sinkhorn(a, b, Grid((24, 24)), 0.01, init=model, normalize=True)
+    exact = sinkhorn(a, b, Grid((24, 24)), 0.01, normalize=True)
+    assert result.converged.all()
+    torch.testing.assert_close(result.cost, exact.cost, rtol=1e-2, atol=0)
+
+
+def test_scale_of_the_domain_is_that_of_epsilon():
+    model = random_model("mlp")
+    a, b = torch.rand(2, 2, 32, 32)
+    g = model(a, b, Grid((32, 32)), 0.02)
+    larger = model(a, b, Grid((32, 32), extent=3.0), 0.18)
+    torch.testing.assert_close(larger, 9 * g, rtol=1e-3, atol=1e-3)
+
+
+def test_gradients_reach_the_measures():
+    model = random_model("mlp")
+    a, b = torch.rand(2, 2, 16, 16).requires_grad_()
+    model(a, b).square().sum().backward()
+    assert a.grad is None or a.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, a: m(a, a[:1]), "nu must have the shape of mu"),
+        (lambda m, a: m(a, a[..., :-1]), "nu must have shape"),
+        (lambda m, a: m(-a, a), "mu must be finite, non-negative"),
+        (lambda m, a: m(a, 0 * a), "nu must be finite, non-negative and not zero everywhere"),
+        (lambda m, a: m(a, a, Grid((16, 16), "euclidean")), "geom must have the cost"),
+        (lambda m, a: m(a, a, Sphere(16, 16)), "geom must have the cost"),
+        (lambda m, a: m(a, a, Grid((16, 16)), 1.0), "epsilon must be within"),
+        (lambda m, a: m(a, a, Grid((16, 16)), torch.ones(7)), "epsilon must be one number"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(random_model("mlp"), torch.rand(2, 16, 16))
+
+
+def test_bad_configurations():
+    for change, message in (
+        ({"cost": "manhattan"}, "cost must be one of"),
+        ({"epsilon": (0.02, 0.03)}, "epsilon must be a range"),
+        ({"cells": None}, "cells must be given"),
+        ({"kind": "cnn"}, "kind must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            UNOTConfig(**change)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_weights_survive_a_file(name, tmp_path):
+    model = random_model(name)
+    model.save_pretrained(tmp_path / "w.safetensors", dtype=torch.float32, card={"note": "x"})
+    again = UNOT.from_pretrained(tmp_path / "w.safetensors")
+    assert again.config == model.config
+    assert weights.card(tmp_path / "w.safetensors") == {"note": "x"}
+    a, b = torch.rand(2, 2, *shapes(model)[0])
+    torch.testing.assert_close(again(a, b), model(a, b), rtol=0, atol=0)
+
+
+def test_files_that_are_no_weights(tmp_path):
+    (tmp_path / "x").write_bytes(b"something else")
+    with pytest.raises(ValueError, match="no safetensors file"):
+        UNOT.from_pretrained(tmp_path / "x")
+    with pytest.raises(ValueError, match="must be a file or one of"):
+        UNOT.from_pretrained("nothing")
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, tmp_path / "y")
+    with pytest.raises(ValueError, match="holds no weights"):
+        UNOT.from_pretrained(tmp_path / "y")
+
+
+def test_the_base_preset_has_the_published_size():
+    model = UNOT(PRESETS["base"])
+    layer = model.network.layers[0]
+    assert layer.w1.shape[:2] == (64, 256)
+    assert len(model.network.layers) == 4

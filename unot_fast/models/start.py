@@ -1,0 +1,41 @@
+"""The trained network that fits a problem, as a start of the solver."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from unot_fast.geometry import Geometry, Grid, Sphere
+from unot_fast.models import weights
+from unot_fast.models.unot import UNOT
+
+
+def unot_start(a: Tensor, b: Tensor, geom: Geometry, epsilon: Tensor) -> Tensor:
+    """Potential g by the network that comes with the package for the cost of a geometry.
+
+    Raises
+    ------
+    ValueError
+        There is none, or epsilon is outside its range.
+    """
+    name = _name(geom)
+    if name not in weights.pretrained():
+        raise ValueError(
+            f"init='unot': no trained network has the cost of {geom!r}; there are "
+            + ", ".join(map(repr, weights.pretrained()))
+        )
+    with torch.no_grad():
+        return _network(name, a.device)(a, b, geom, epsilon)
+
+
+def _name(geom: Geometry) -> str | None:
+    if isinstance(geom, Sphere):
+        return "sphere" if geom.cost == "geodesic" and geom.p == 1 else None
+    return geom.cost if isinstance(geom, Grid) and isinstance(geom.cost, str) else None
+
+
+@functools.cache
+def _network(name: str, device: torch.device) -> UNOT:
+    return weights.load(name).to(device)
