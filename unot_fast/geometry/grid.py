@@ -245,7 +245,9 @@ class Grid(Geometry):
                 blur = 4 * sum(spread) / len(spread)
             return Coarser(coarse, pools, pools, prolongation, max(widths) ** 2, blur)
         if self.cost == "euclidean":
-            coarse._blur = CELL_BLUR * sum(width**2 for width in widths)
+            steps = [float(c.diff().mean()) if len(c) > 1 else 0.0 for c in self.coordinates]
+            excess = (max(w**2 - s**2, 0.0) for w, s in zip(widths, steps, strict=True))
+            coarse._blur = CELL_BLUR * sum(excess)
         prolongation = self._between(self.points(), coarse.points(), coarse._blur / 2)
         return Coarser(coarse, pools, pools, prolongation, resolved=max(widths) / 4)
 

@@ -178,7 +178,9 @@ class Sphere(Geometry):
         longitudes = block_middles(self.longitudes, nlon)
         coarse = Sphere.__new__(Sphere)
         width, step = float(latitudes.diff().abs().mean()), float(longitudes.diff().mean())
-        coarse._blur = CELL_BLUR * width**2, CELL_BLUR * step**2
+        height = float(self.latitudes.diff().abs().mean())
+        excess = max(width**2 - height**2, 0.0), max(step**2 - self._spacing**2, 0.0)
+        coarse._blur = tuple(CELL_BLUR * x for x in excess)
         coarse._set(latitudes, longitudes - longitudes[0], self.cost, self.p, self.scale)
         coarse.grid = "cells"
         if self.weights is not None:

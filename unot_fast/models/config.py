@@ -75,7 +75,7 @@ class UNOTConfig:
 PRESETS = {
     "sqeuclidean": UNOTConfig(epsilon=(0.003, 0.05)),
     "tiny": UNOTConfig(epsilon=(0.003, 0.05), width=64, depth=2),
-    "euclidean": UNOTConfig(cost="euclidean", epsilon=(0.01, 0.1)),
+    "euclidean": UNOTConfig(cost="euclidean", epsilon=(0.01, 0.1), sweeps=16),
     "sphere": UNOTConfig(cost="geodesic", epsilon=(0.05, 0.5), default_epsilon=0.1, cells=(12, 24)),
     "fourier": UNOTConfig(cells=None, sweeps=0, kind="fourier", width=32, modes=(15, 8)),
     "base": UNOTConfig(cells=None, sweeps=0, kind="fourier", width=64, modes=(19, 10), hidden=256),
