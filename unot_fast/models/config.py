@@ -78,7 +78,7 @@ PRESETS = {
     "euclidean": UNOTConfig(cost="euclidean", epsilon=(0.01, 0.1), sweeps=16),
     "sphere": UNOTConfig(cost="geodesic", epsilon=(0.05, 0.5), default_epsilon=0.1, cells=(12, 24)),
     "fourier": UNOTConfig(cells=None, sweeps=0, kind="fourier", width=32, modes=(15, 8)),
-    "base": UNOTConfig(cells=None, sweeps=0, kind="fourier", width=64, modes=(19, 10), hidden=256),
+    "base": UNOTConfig(cells=None, sweeps=0, kind="fourier", width=64, modes=(10, 10), hidden=256),
 }
 """Configurations by name.
 
