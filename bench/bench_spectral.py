@@ -8,14 +8,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import itertools
-import time
 
 import pytest
 import torch
 
 import unot_fast
 from bench import models, unot
-from bench.conftest import cpu_model
+from bench.turns import in_turns, info, report
 
 SECONDS = {"small": 4.0, "full": 15.0}
 WHOLE = [("FNO", 64, 16), ("SFNO", 32, 16), ("FNO", 28, 64), ("FNO", 128, 1)]
@@ -37,13 +36,13 @@ def test_model(benchmark, size, name, n, batch, what, method):
         pytest.skip("torch.compile fails on this model")
     benchmark.group = f"{what}, {name}, n={n}, B={batch}"
     benchmark.extra_info.update(
-        **_info(what, f"{name}, 10 modes, 64 channels", n, batch, method),
+        **info(what, f"{name}, 10 modes, 64 channels", n, batch, method),
         error=error[method],
         error_kind="to neuralop, relative",
         peak_memory=models.peak_memory(name, method, n, batch),
         unit="call",
     )
-    _report(benchmark, times[method])
+    report(benchmark, times[method])
 
 
 @functools.cache
@@ -61,7 +60,7 @@ def _model(name, n, batch, what, methods, seconds):
     exact = results["neuralop eager"]
     error = {m: float((r - exact).abs().max() / exact.abs().max()) for m, r in results.items()}
     assert max(error.values()) < 1e-4, error
-    return _in_turns(calls, seconds), error
+    return in_turns(calls, seconds), error
 
 
 @pytest.mark.parametrize("what", ["forward", "forward and backward"])
@@ -72,12 +71,12 @@ def test_published_network(benchmark, size, n, batch, what, method):
     times, error = _published(n, batch, what, SECONDS[size])
     benchmark.group = f"{what}, published UNOT, n={n}, B={batch}"
     benchmark.extra_info.update(
-        **_info(what, "published UNOT", n, batch, method),
+        **info(what, "published UNOT", n, batch, method),
         error=error[method],
         error_kind="to the published one in float64, relative",
         unit="call",
     )
-    _report(benchmark, times[method])
+    report(benchmark, times[method])
 
 
 @functools.cache
@@ -101,7 +100,7 @@ def _published(n, batch, what, seconds):
     expected = run(unot.published_block, exact)
     calls = {name: functools.partial(run, block, single) for name, block in blocks.items()}
     error = _errors(calls, expected)
-    return _in_turns(calls, seconds), error
+    return in_turns(calls, seconds), error
 
 
 @pytest.mark.parametrize("what", ["forward", "forward and backward"])
@@ -119,12 +118,12 @@ def test_layer(benchmark, size, n, channels, modes, batch, what, method):
     benchmark.group = f"{what}, layer, n={n}, C={channels}, modes={modes}, B={batch}"
     problem = f"layer, {channels} channels, {modes} modes"
     benchmark.extra_info.update(
-        **_info(what, problem, n, batch, method),
+        **info(what, problem, n, batch, method),
         error=error[method],
         error_kind="to torch.fft in float64, relative",
         unit="call",
     )
-    _report(benchmark, times[method])
+    report(benchmark, times[method])
 
 
 @functools.cache
@@ -153,7 +152,7 @@ def _layer(n, channels, modes, batch, what, seconds):
     exact = call(_by_fft, [t.requires_grad_(what != "forward") for t in wide])
     calls = {name: functools.partial(call, f, arguments) for name, f in layers.items()}
     error = _errors(calls, exact)
-    return _in_turns(calls, seconds), error
+    return in_turns(calls, seconds), error
 
 
 def _errors(calls, exact):
@@ -181,40 +180,3 @@ def _by_fft(x, weight, skip):
         )
     bypass = (skip @ x.flatten(2)).unflatten(2, n)
     return torch.nn.functional.gelu(torch.fft.irfft2(out, s=n, norm="forward") + bypass)
-
-
-def _in_turns(calls, seconds):
-    times = {name: [] for name in calls}
-    end = time.perf_counter() + seconds * len(calls)
-    while time.perf_counter() < end or len(times[next(iter(times))]) < 3:
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    return times
-
-
-def _info(table, problem, n, batch, method):
-    return {
-        "table": table,
-        "problem": problem,
-        "n": n,
-        "batch": batch,
-        "epsilon": 0.0,
-        "method": method,
-        "family": method.split()[0].rstrip(","),
-        "iterations": 1,
-        "divisor": 1,
-        "dtype": "float32",
-        "device": "cpu",
-        "machine": cpu_model(),
-        "threads": torch.get_num_threads(),
-        "version": torch.__version__,
-    }
-
-
-def _report(benchmark, durations):
-    """Have pytest-benchmark record times that were measured in turns with others."""
-    instants = itertools.accumulate(x for t in durations for x in (0.0, t))
-    benchmark._timer = lambda: next(instants)
-    benchmark.pedantic(lambda: None, rounds=len(durations), iterations=1)

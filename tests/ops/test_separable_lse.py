@@ -67,3 +67,23 @@ def test_vmap_and_compile():
     assert torch.equal(torch.vmap(one)(h, epsilon), expected)
     compiled = torch.compile(lambda h, e: separable_lse(h, costs, e, backend="cpu"), fullgraph=True)
     assert torch.equal(compiled(h, epsilon), expected)
+
+
+def test_gradient():
+    h, costs = problem((4, 3), (3, 5), 2)
+    h = h.div(10).requires_grad_()
+    epsilon = torch.tensor([0.3, 1.0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: separable_lse(x, costs, epsilon, backend="cpu"), h)
+    with pytest.raises(RuntimeError, match="no gradient in epsilon"):
+        separable_lse(h, costs, epsilon.requires_grad_(), backend="cpu").sum().backward()
+
+
+def test_gradient_without_mass_is_zero():
+    h, costs = problem((6, 5), (6, 5))
+    h[1], h[0, 2] = -torch.inf, -torch.inf
+    h.requires_grad_()
+    out = separable_lse(h, costs, torch.ones(3, dtype=torch.float64), backend="cpu")
+    (gradient,) = torch.autograd.grad(out[[0, 2]].sum(), h)
+    assert gradient.isfinite().all()
+    assert (gradient[1] == 0).all()
+    assert (gradient[0, 2] == 0).all()

@@ -137,3 +137,20 @@ def test_operator_rules(batch, grad):
     opcheck(torch.ops.unot_fast.sinkhorn_stationary.default, args)
     args = (torch.randn(batch, 4, 5).double(), *lines(geom), 1, [4, 5], epsilon, "cpu")
     opcheck(torch.ops.unot_fast.stationary_lse.default, args)
+
+
+@pytest.mark.parametrize("geom", [Grid((3, 4), "euclidean"), Sphere(4, 5)])
+def test_gradient_of_a_half_step(geom):
+    h = torch.randn(2, *geom.shape, dtype=torch.float64).requires_grad_()
+    epsilon = torch.tensor([0.3, 1.0], dtype=torch.float64)
+    costs = geom.kernel_costs[1]
+    assert torch.autograd.gradcheck(
+        lambda x: stationary_lse(x, *costs, 1, geom.shape, epsilon, backend="cpu"), h
+    )
+    level = geom.halved()
+    lines = level.prolongation
+    coarse = h.new_zeros(2, *level.geom.shape).requires_grad_()
+    table = lines.table, lines.row_class, lines.step
+    out = stationary_lse(coarse, *table, geom.shape, epsilon, backend="cpu").sum()
+    with pytest.raises(RuntimeError, match="equal spacing only"):
+        out.backward()

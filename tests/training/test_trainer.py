@@ -78,9 +78,13 @@ def test_symmetries_keep_the_problem(preset):
         small("sphere", resolutions=(12, 16)),
         small("fourier", resolutions=(10, 14)),
         small("tiny", loss="bootstrap", iterations=5, adversary=0.5),
+        small("sphere", loss="bootstrap", iterations=5, adversary=0.5, learning_rate=1e-2),
         small("tiny", precision="bfloat16", shards=2),
     ],
-    ids=["sqeuclidean", "euclidean", "sphere", "fourier", "adversarial", "bfloat16"],
+    ids=[
+        *("sqeuclidean", "euclidean", "sphere", "fourier"),
+        *("adversarial", "adversarial sphere", "bfloat16"),
+    ],
 )
 def test_the_loss_on_held_back_pairs_decreases(config):
     trainer = Trainer(config)

@@ -101,18 +101,23 @@ class Generator(nn.Module):
         return normalised(F.relu(x + self.scale * own), self.dust).unbind(1)
 
     def sample(
-        self, batch: int, n: int | None = None, generator: torch.Generator | None = None
+        self,
+        batch: int,
+        shape: int | tuple[int, int] | None = None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Pairs from fresh noise, by ``generator``, at the resolution ``n`` if that is given."""
+        """Pairs from fresh noise, by ``generator``, on another grid if its shape is given."""
         like = next(self.parameters())
-        shape = batch, 2, self.noise, self.noise
-        z = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
-        return self.pair(z, n)
+        noise = batch, 2, self.noise, self.noise
+        z = torch.randn(noise, generator=generator, dtype=like.dtype, device=like.device)
+        return self.pair(z, shape)
 
-    def pair(self, z: Tensor, n: int | None = None) -> tuple[Tensor, Tensor]:
-        """Measures from noise (B, 2, noise, noise), at the resolution ``n`` if that is given."""
+    def pair(self, z: Tensor, shape: int | tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """Measures from noise (B, 2, noise, noise), on another grid if its shape is given."""
         pair = self(z)
-        return pair if n in (None, self.n) else tuple(resampled(x, n, self.dust) for x in pair)
+        if shape in (None, self.n, (self.n, self.n)):
+            return pair
+        return tuple(resampled(x, shape, self.dust) for x in pair)
 
 
 def normalised(x: Tensor, dust: float) -> Tensor:
@@ -127,9 +132,10 @@ def normalised(x: Tensor, dust: float) -> Tensor:
     return x / x.sum((-2, -1), keepdim=True)
 
 
-def resampled(x: Tensor, n: int, dust: float) -> Tensor:
-    """Measures (B, ., .) at another resolution n x n, by bilinear interpolation of their values."""
-    x = F.interpolate(x[:, None], size=(n, n), mode="bilinear", align_corners=False)[:, 0]
+def resampled(x: Tensor, shape: int | tuple[int, int], dust: float) -> Tensor:
+    """Measures (B, ., .) on another grid, by bilinear interpolation of their values."""
+    size = (shape, shape) if isinstance(shape, int) else shape
+    x = F.interpolate(x[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     return normalised(x, dust)
 
 

@@ -26,6 +26,8 @@ class Level:
         What the network works on: cells, or the grid itself.
     unit : float
         Cost to which epsilon is relative: of neighbouring cells, or of the whole domain.
+    domain : float
+        Cost to which the range of epsilon is relative: 1 on the unit square and the unit sphere.
     coarser : Coarser, optional
         From the grid to the cells.
     grid : Geometry
@@ -34,6 +36,7 @@ class Level:
 
     geom: Geometry
     unit: float
+    domain: float
     coarser: Coarser | None
     grid: Geometry
 
@@ -48,13 +51,14 @@ class Level:
 
     @classmethod
     def _of(cls, geom: Geometry, cells: tuple[int, ...] | None) -> Level:
+        whole = math.pi if isinstance(geom, Sphere) else 2.0
+        if geom.structure is not Structure.SEPARABLE and not isinstance(geom, Sphere):
+            whole = math.sqrt(2)
+        domain = geom.max_cost / whole
         if cells is None:
-            whole = math.pi if isinstance(geom, Sphere) else 2.0
-            if geom.structure is not Structure.SEPARABLE and not isinstance(geom, Sphere):
-                whole = math.sqrt(2)
-            return cls(geom, geom.max_cost / whole, None, geom)
+            return cls(geom, domain, domain, None, geom)
         coarser = geom.cells(cells)
-        return cls(coarser.geom, coarser.resolved, coarser, geom)
+        return cls(coarser.geom, coarser.resolved, domain, coarser, geom)
 
     def epsilon(self, epsilon: Tensor) -> Tensor:
         """That of the network's grid: smaller by what the cells blur, as far as they resolve it."""

@@ -146,13 +146,6 @@ class UNOT(nn.Module):
             raise ValueError(f"geom must have two axes; got {geom!r}")
         return Level.of(geom, self.config.cells)
 
-    def epsilon_range(self) -> tuple[float, float]:
-        """Range of the config's epsilon, relative to `Level.unit`."""
-        shape = (64, 128) if self.config.cost == "geodesic" else (64, 64)
-        level = self.level(self.geometry(shape))
-        ends = level.epsilon(torch.tensor(self.config.epsilon, dtype=torch.float64)) / level.unit
-        return float(ends[0]), float(ends[1])
-
     def _epsilons(
         self, epsilon: float | Tensor | None, level: Level, lead: torch.Size, like: Tensor
     ) -> Tensor:
@@ -166,14 +159,11 @@ class UNOT(nn.Module):
                 f"epsilon must be one number or have shape {tuple(lead)}; got {tuple(given.shape)}"
             ) from None
         if not torch.compiler.is_compiling():
-            low, high = self.epsilon_range()
-            own = level.epsilon(given) / level.unit
-            # Grids of other sizes than those of the training differ by some per cent.
-            if not bool(((own > 0.8 * low) & (own < 1.25 * high)).all()):
-                low, high = self.config.epsilon
+            low, high = (x * level.domain for x in self.config.epsilon)
+            if not bool(((given > 0.99 * low) & (given < 1.01 * high)).all()):
                 raise ValueError(
-                    f"epsilon must be within [{low:g}, {high:g}] on a domain of size 1, which the "
-                    f"network was trained for; got {epsilon} on {level.grid!r}"
+                    f"epsilon must be within [{low:.3g}, {high:.3g}] on {level.grid!r}, which the "
+                    f"network was trained for; got {epsilon}"
                 )
         return given
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.ops.backends import implementation
+from unot_fast.ops.lse_gradient import lse_vjp
 
 torch.library.define(
     "unot_fast::separable_lse",
@@ -31,6 +32,28 @@ def _impl(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor, backend: str) -> 
 @torch.library.register_fake("unot_fast::separable_lse")
 def _fake(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor, backend: str) -> Tensor:
     return h.new_empty((h.shape[0], *(c.shape[0] for c in costs)))
+
+
+def _setup_context(ctx, inputs, output):
+    h, costs, epsilon, backend = inputs
+    ctx.save_for_backward(h, output, epsilon, *costs)
+    ctx.backend, ctx.axes = backend, len(costs)
+
+
+def _backward(ctx, grad):
+    _, costs_need, epsilon_needs, _ = ctx.needs_input_grad
+    if any(costs_need) or epsilon_needs:
+        raise RuntimeError("separable_lse has no gradient in epsilon or the costs")
+    h, out, epsilon, *costs = ctx.saved_tensors
+    across = [c.T.contiguous() for c in costs]
+
+    def transposed(x: Tensor) -> Tensor:
+        return separable_lse(x, across, epsilon, backend=ctx.backend)
+
+    return lse_vjp(h, out, grad, transposed), [None] * ctx.axes, None, None
+
+
+torch.library.register_autograd("unot_fast::separable_lse", _backward, setup_context=_setup_context)
 
 
 def _vmap(info, in_dims, h, costs, epsilon, backend):
@@ -70,6 +93,6 @@ def separable_lse(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor, *, backen
     Returns
     -------
     Tensor, shape (B, n_1, ..., n_d)
-        In nats, of the dtype of ``h``.
+        In nats, of the dtype of ``h``; differentiable in it.
     """
     return torch.ops.unot_fast.separable_lse(h, list(costs), epsilon, backend)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.ops.backends import implementation
+from unot_fast.ops.lse_gradient import lse_vjp
 
 torch.library.define(
     "unot_fast::stationary_lse",
@@ -32,6 +33,31 @@ def _impl(h, table, row_class, step, shape, epsilon, backend):
 @torch.library.register_fake("unot_fast::stationary_lse")
 def _fake(h, table, row_class, step, shape, epsilon, backend):
     return h.new_empty((h.shape[0], *shape))
+
+
+def _setup_context(ctx, inputs, output):
+    h, table, row_class, step, _, epsilon, backend = inputs
+    ctx.save_for_backward(h, output, table, row_class, epsilon)
+    ctx.step, ctx.backend = step, backend
+
+
+def _backward(ctx, grad):
+    if ctx.needs_input_grad[1] or ctx.needs_input_grad[5]:
+        raise RuntimeError("stationary_lse has no gradient in epsilon or the cost")
+    if ctx.step != 1:
+        raise RuntimeError("stationary_lse has a gradient between grids of equal spacing only")
+    h, out, table, row_class, epsilon = ctx.saved_tensors
+    across = table.flip(-1).contiguous(), row_class.T.contiguous()
+
+    def transposed(x: Tensor) -> Tensor:
+        return stationary_lse(x, *across, 1, h.shape[1:], epsilon, backend=ctx.backend)
+
+    return lse_vjp(h, out, grad, transposed), *[None] * 6
+
+
+torch.library.register_autograd(
+    "unot_fast::stationary_lse", _backward, setup_context=_setup_context
+)
 
 
 def stationary_lse(
@@ -65,7 +91,7 @@ def stationary_lse(
     Returns
     -------
     Tensor, shape (B, n_1, ..., n_d)
-        In nats, of the dtype of ``h``.
+        In nats, of the dtype of ``h``; differentiable in it where ``step`` is 1.
     """
     return torch.ops.unot_fast.stationary_lse(
         h, table, row_class, step, list(shape), epsilon, backend

@@ -91,14 +91,14 @@ class Pairs:
         """Pairs from the adversary, on the network's grid; they carry its gradient."""
         noise = self.adversary.noise
         z = torch.randn((count, 2, noise, noise), generator=generator).to(self.device)
-        n = level.grid.shape[0]
-        a, b = self.adversary.pair(z, n)
+        a, b = self.adversary.pair(z, level.grid.shape)
         return level.pool(a), level.pool(b)
 
     def epsilons(self, count: int, generator: torch.Generator, level: Level) -> Tensor:
-        low, high = (math.log(x * level.unit) for x in self.model.epsilon_range())
+        """Those of the network's grid, for log-uniform ones of the measures' grid."""
+        low, high = (math.log(x * level.domain) for x in self.model.config.epsilon)
         share = torch.rand(count, generator=generator, dtype=torch.float64)
-        return (low + (high - low) * share).exp().to(self.device)
+        return level.epsilon((low + (high - low) * share).exp()).to(self.device)
 
     def batch(self, a: Tensor, b: Tensor, level: Level, epsilon: Tensor) -> Batch:
         inputs = self.model.inputs(a, b, level, epsilon)

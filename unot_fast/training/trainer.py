@@ -244,7 +244,7 @@ class Trainer:
         self.model.requires_grad_(False)
         self.generator_optimiser.zero_grad(set_to_none=True)
         for random in places:
-            level = self.pairs.level(self.config.resolutions[1])
+            level = self.pairs.level(self.adversary.n)
             a, b = self.pairs.made(size, random, level)
             epsilon = self.pairs.epsilons(size, random, level)
             part = Batch(a, b, level, epsilon, self.model.inputs(a, b, level, epsilon), None)
