@@ -16,7 +16,7 @@ from unot_fast.ops import (
     stationary_lse,
 )
 from unot_fast.ops.compiling import constant_when_compiled
-from unot_fast.solver.dense import dense_lse
+from unot_fast.solver.scaled_lse import dense_lse, in_range, separable_product_lse
 
 
 def backend_for(backend: str, geom: Geometry, device: torch.device) -> str:
@@ -63,12 +63,15 @@ def half_step(
     if structure == "stationary":
         lse = stationary_lse(h, *costs, 1, geom.shape, epsilon.to(h), backend=backend)
     else:
-        lse = separable_lse(h, [c.to(h) for c in costs], epsilon.to(h), backend=backend)
+        lse = _separable(h, costs, epsilon, geom.max_cost, backend)
     return -scale * lse
 
 
 def prolong(level: Coarser, h: Tensor, epsilon: Tensor, finer: Geometry, backend: str) -> Tensor:
-    """Log-sum-exp of ``h`` on a level's source at the target points of the finer geometry."""
+    """Log-sum-exp of ``h`` on a level's source at the target points of the finer geometry.
+
+    ``h`` spans no more than the costs in units of epsilon and the masses do.
+    """
     cost = level.prolongation
     if isinstance(cost, LineCost):
         table, row_class = (x.to(h.device) for x in (cost.table, cost.row_class))
@@ -77,4 +80,12 @@ def prolong(level: Coarser, h: Tensor, epsilon: Tensor, finer: Geometry, backend
     if isinstance(cost, Tensor):
         flat = dense_lse(h.flatten(1), cost.to(h.device), epsilon, 1.1 * finer.max_cost)
         return flat.unflatten(1, finer.target_shape)
-    return separable_lse(h, [c.to(h) for c in cost], epsilon, backend=backend)
+    return _separable(h, cost, epsilon, finer.max_cost, backend)
+
+
+def _separable(
+    h: Tensor, costs: tuple[Tensor, ...], epsilon: Tensor, largest: float, backend: str
+) -> Tensor:
+    if len(costs) == 2 and in_range(epsilon, largest):
+        return separable_product_lse(h, [c.to(h.device) for c in costs], epsilon)
+    return separable_lse(h, [c.to(h) for c in costs], epsilon.to(h), backend=backend)
