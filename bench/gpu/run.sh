@@ -118,6 +118,8 @@ else
     skip "reports, ledger" "no results"
 fi
 
+tests "network and training tests" 60 tests/gpu/test_training.py -m gpu
+stage "training" 60 "$PYTHON" -m bench.gpu.train -o "$out" --seconds 40
 tests "Triton kernel tests" 70 tests/gpu/test_triton.py -m gpu
 sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
 if [ -x "$sanitizer" ] && has pytest; then
