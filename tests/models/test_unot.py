@@ -81,6 +81,12 @@ def test_a_start_of_the_solver():
     torch.testing.assert_close(result.cost, exact.cost, rtol=1e-2, atol=0)
 
 
+def test_measures_get_no_gradient():
+    a, b = torch.rand(2, 2, 12, 12)
+    model = random_model("mlp").requires_grad_(False)
+    assert not model(a.requires_grad_(), b).requires_grad
+
+
 def test_scale_of_the_domain_is_that_of_epsilon():
     model = random_model("mlp")
     a, b = torch.rand(2, 2, 32, 32)

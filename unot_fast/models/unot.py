@@ -91,6 +91,8 @@ class UNOT(nn.Module):
         Returns
         -------
         Tensor, shape (\*batch, n_1, n_2)
+            Differentiable in the network's parameters, not in the measures: of a solve from
+            there the solver has the gradients.
 
         Raises
         ------
@@ -101,7 +103,7 @@ class UNOT(nn.Module):
         level = self.level(self.geometry(mu.shape[-2:]) if geom is None else geom)
         _check_shapes(mu, nu, level.grid)
         dtype = next(self.parameters()).dtype
-        a, b = (_masses(name, x, dtype) for name, x in (("mu", mu), ("nu", nu)))
+        a, b = (_masses(name, x.detach(), dtype) for name, x in (("mu", mu), ("nu", nu)))
         epsilon = self._epsilons(epsilon, level, mu.shape[:-2], a)
         backend = backend_for("auto", level.grid, a.device)
         a, b = level.pool(a), level.pool(b)
