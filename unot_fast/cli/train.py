@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import json
 import os
-import re
 from pathlib import Path
 
 import click
@@ -15,25 +14,16 @@ import torch.distributed as dist
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from unot_fast.cli.options import Duration
 from unot_fast.training import PRESETS, Row, Trainer, TrainingConfig
 from unot_fast.training.pairs import Pairs
 
-_UNITS = {"s": 1, "m": 60, "h": 3600}
-
-
-class _Duration(click.ParamType):
-    name = "duration"
-
-    def convert(self, value, param, ctx):
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", str(value))
-        if match is None:
-            self.fail(f"{value!r} is no duration such as 90s, 30m or 2h", param, ctx)
-        return float(match[1]) * _UNITS[match[2]]
-
 
 @click.command()
-@click.option("--preset", type=click.Choice(list(PRESETS)), default="small", show_default=True)
-@click.option("--budget", type=_Duration(), help="Train for so long, e.g. 30m.")
+@click.option(
+    "--preset", type=click.Choice(list(PRESETS)), default="sqeuclidean", show_default=True
+)
+@click.option("--budget", type=Duration(), help="Train for so long, e.g. 30m.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Train so many rounds instead.")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True)
 @click.option(
@@ -44,7 +34,7 @@ class _Duration(click.ParamType):
     help="A field of the training, or of its model as model.NAME; JSON values.",
 )
 @click.option("--device", default=None, help="Default: cuda where there is one.")
-@click.option("--save-every", type=_Duration(), default="60s", help="Between checkpoints.")
+@click.option("--save-every", type=Duration(), default="60s", help="Between checkpoints.")
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard logs.")
 def command(
     preset: str,
