@@ -34,6 +34,9 @@ def network(monkeypatch):
                 raise ValueError("epsilon must be small")
             return torch.zeros_like(nu)
 
+        def without_network(self):
+            return self
+
     monkeypatch.setattr(unot_fast.models, "UNOT", Network, raising=False)
 
 
@@ -54,20 +57,36 @@ def test_tables(call, folder, tmp_path, network):
     report = (out / "report.md").read_text()
     for text in (
         *("Table 1", "Table 2", "Table 4", "left out: Bears", "Published, not measured"),
-        *("4 random pairs", "Starts: zeros, ones, Gauss, multiscale"),
+        *("4 random pairs", "Starts: zeros, zeros without its network, ones, Gauss"),
     ):
         assert text in report
     table = rows(out / "table_1.csv")
     assert [(r["cell"], r["start"]) for r in table] == [
         (cell, start)
         for cell in ("MNIST", "MNIST-CIFAR")
-        for start in ("zeros", "ones", "Gauss", "multiscale")
+        for start in ("zeros", "zeros without its network", "ones", "Gauss", "multiscale")
     ]
     assert all(r["unconverged"] == "0" for r in table)
     assert {r["grid"] for r in rows(out / "table_4.csv")} == {"28x28"}
     for rule in ("mean", "worst"):
         assert all(float(r["seconds"]) > 0 for r in rows(out / f"table_2_{rule}.csv"))
     assert not list(out.glob("*.png"))
+
+
+def test_meta_ot(call, folder, tmp_path):
+    options = ("--pairs", 3, "--no-figures", "--tables", "1,4", "--cells", "MNIST,CIFAR")
+    meta = ("--meta-ot", "mnist", "--meta-ot-budget", "0.5s", "-o", tmp_path)
+    result = call("evaluate", "--data", folder, *options, *meta)
+    assert result.exit_code == 0, result.output
+    for name in ("table_1", "table_4"):
+        starts = {r["start"]: r for r in rows(tmp_path / f"{name}.csv")}
+        assert list(starts) == ["Meta OT", "ones", "Gauss", "multiscale"]
+    report = (tmp_path / "report.md").read_text()
+    assert "Meta OT: trained for 0.5 s" in report
+    assert "on the 6 images of mnist at 28 x 28" in report
+    assert "The cells MNIST have images of the same set" in report
+    result = call("evaluate", "--data", folder, *options, "--meta-ot", "lfw", "-o", tmp_path)
+    assert "--meta-ot lfw: lfw: nothing named lfw*" in result.output
 
 
 def test_seeds_are_fixed(call, folder, tmp_path):

@@ -1,59 +1,64 @@
-"""``unot-fast train``."""
-
-import csv
-
 import pytest
-from click.testing import CliRunner
 
-from unot_fast import UNOT
-from unot_fast.cli.train import command
-from unot_fast.models import weights
+from unot_fast.models import UNOT
 
-SMALL = ["--preset", "tiny", "--set", "model.width=16", "--set", "batch=16", "--set", "batches=2"]
-SMALL += ["--set", "validation=16", "--set", "resolutions=[10, 20]"]
+SMALL = ("batch=4", "batches=1", "passes=1", "validation=4", "resolutions=[10,12]")
+SMALL += ("model.width=8", "model.depth=1")
+SETTINGS = [x for setting in SMALL for x in ("--set", setting)]
 
 
-def train(*arguments):
-    return CliRunner().invoke(command, [*SMALL, *map(str, arguments)])
+@pytest.fixture
+def train(call, tmp_path):
+    def run(*arguments):
+        return call("train", "--preset", "tiny", *SETTINGS, "-o", tmp_path / "out", *arguments)
+
+    return run
 
 
-def test_everything_is_written(tmp_path):
-    done = train("--rounds", 2, "-o", tmp_path, "--set", "adversary=0.5")
-    assert done.exit_code == 0, done.output
-    assert "samples in" in done.output
-    names = {"model.safetensors", "checkpoint.pt", "log.csv", "losses.png", "measures.png"}
-    assert names <= {p.name for p in tmp_path.iterdir()}
-    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
-    assert [row["round"] for row in rows] == ["1", "2"]
-    assert UNOT.from_pretrained(tmp_path / "model.safetensors").config.width == 16
-    assert weights.card(tmp_path / "model.safetensors")["rounds"] == 2
+def test_train(train, tmp_path):
+    result = train("--rounds", 2)
+    assert result.exit_code == 0, result.output
+    assert "samples in" in result.output
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {
+        "checkpoint.pt", "log.csv", "losses.png", "measures.png", "model.safetensors",
+    }  # fmt: skip
+    assert UNOT.from_pretrained(tmp_path / "out" / "model.safetensors").config.width == 8
+    assert "goes on after round 2" in train("--rounds", 3).output
 
 
-def test_a_longer_training_goes_on(tmp_path):
-    train("--rounds", 1, "-o", tmp_path)
-    done = train("--rounds", 3, "-o", tmp_path)
-    assert "goes on after round 1" in done.output
-    other = train("--rounds", 3, "-o", tmp_path, "--set", "learning_rate=0.1")
+def test_stages(train, tmp_path, monkeypatch):
+    from unot_fast.cli import train as module
+
+    monkeypatch.setattr(module, "_STAGE_PAIRS", 6)
+    result = train("--rounds", 5, "--stages", "--set", "adversary=0.5")
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "out" / "stages.md").read_text()
+    assert "|  | 0% | 20% | 40% | 60% |" in text
+    assert "at generation" in text
+    assert "6 pairs at 12 x 12, sqeuclidean, epsilon 0.01; after shares of 5 rounds" in text
+
+
+def test_a_training_with_other_settings_is_not_gone_on_with(train):
+    train("--rounds", 1)
+    other = train("--rounds", 2, "--set", "learning_rate=0.1")
     assert other.exit_code == 1
     assert "other settings" in other.output
 
 
-def test_a_budget(tmp_path):
-    done = train("--budget", "0.5s", "-o", tmp_path)
-    assert done.exit_code == 0, done.output
+def test_a_budget(train):
+    assert train("--budget", "0.3s").exit_code == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "give either --budget or --rounds"),
-        (["--budget", "soon"], "no duration"),
-        (["--rounds", 1, "--set", "speed=1"], "NAME must be one of"),
-        (["--rounds", 1, "--set", "loss=hinge"], "loss must be one of"),
-        (["--rounds", 1, "--set", "model.kind=cnn"], "kind must be"),
-    ],
-)
-def test_bad_arguments(arguments, message, tmp_path):
-    done = train(*arguments, "-o", tmp_path / "x")
-    assert done.exit_code == 2
-    assert message in done.output
+def test_errors_are_one_line(train):
+    for arguments, message in (
+        ((), "give either --budget or --rounds"),
+        (("--budget", "5"), "'5' is no duration"),
+        (("--rounds", 1, "--stages"), "--stages needs an adversary"),
+        (("--rounds", 1, "--set", "speed=1"), "NAME must be one of"),
+        (("--rounds", 1, "--set", "loss=hinge"), "loss must be one of"),
+        (("--rounds", 1, "--set", "model.kind=cnn"), "kind must be"),
+    ):
+        result = train(*arguments)
+        assert result.exit_code != 0
+        assert message in result.output

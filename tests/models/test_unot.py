@@ -72,6 +72,15 @@ def test_untrained_it_is_the_start_and_its_sweeps(name):
     assert ((result.cost / exact.cost).log().abs() < 0.02).all()
 
 
+@pytest.mark.parametrize("name", ["mlp", "euclidean", "sphere", "fourier"])
+def test_without_its_network_it_is_the_start_alone(name):
+    model = random_model(name)
+    a, b = torch.rand(2, 2, *shapes(model)[1])
+    bare = model.without_network()
+    torch.testing.assert_close(bare(a, b), UNOT(TINY[name])(a, b), rtol=0, atol=1e-6)
+    assert not torch.allclose(bare(a, b), model(a, b), rtol=0, atol=1e-6)
+
+
 def test_a_start_of_the_solver():
     model = random_model("mlp")
     a, b = torch.rand(2, 3, 24, 24)

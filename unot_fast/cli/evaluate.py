@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,24 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from unot_fast import __version__
-from unot_fast.cli.options import device, warn
-from unot_fast.evaluation import CELLS, GAUSS, MULTISCALE, ONES, Cell, Evaluation, Start, pairs
-from unot_fast.evaluation.datasets import DATA_VARIABLE, PUBLISHED_CELLS, PUBLISHED_DUST
+from unot_fast.cli.options import Duration, device, warn
+from unot_fast.evaluation import (
+    CELLS,
+    GAUSS,
+    MULTISCALE,
+    ONES,
+    Cell,
+    Evaluation,
+    Start,
+    measures,
+    pairs,
+)
+from unot_fast.evaluation.datasets import (
+    DATA_VARIABLE,
+    PUBLISHED_CELLS,
+    PUBLISHED_DUST,
+    load_set,
+)
 from unot_fast.evaluation.datasets import data_directory as find_data
 from unot_fast.evaluation.figures import (
     error_by_epsilon,
@@ -32,6 +48,8 @@ from unot_fast.evaluation.tables import (
     one_step_table,
     seconds_table,
 )
+from unot_fast.geometry import Grid
+from unot_fast.training import train_meta_ot
 
 TABLES = ("1", "2", "4")
 _SEED = 0
@@ -40,6 +58,9 @@ _TABLE_4_SIZE = 28
 _CURVE = 50  # iterations that the figures show
 _TIMED = (1, 2, 3, 5, 8, 12, 20, 30, 50)
 _SWEEP_PAIRS = 32
+_PLANAR_SETS = tuple(
+    dict.fromkeys(s for c in map(CELLS.get, PUBLISHED_CELLS) for s in (c.source, c.target))
+)
 _RESOLUTIONS = range(10, 65, 6)
 _COARSE_RESOLUTIONS = range(10, 65, 18)
 _EPSILONS = np.geomspace(0.01, 1.0, 5).tolist()
@@ -74,8 +95,16 @@ class _Names(click.ParamType):
     "--model",
     "models",
     multiple=True,
-    help="Network to evaluate: a name or a checkpoint; may be given several times.",
+    help="Network to evaluate, with and without its correction: a name or a checkpoint; may be "
+    "given several times.",
 )
+@click.option(
+    "--meta-ot",
+    "meta_ot_set",
+    type=click.Choice(_PLANAR_SETS),
+    help="Train the network of Meta OT on this set, at 28 x 28, and evaluate it too.",
+)
+@click.option("--meta-ot-budget", type=Duration(), default="3m", show_default=True)
 @click.option(
     "--cells",
     type=_Names(tuple(CELLS)),
@@ -111,6 +140,8 @@ class _Names(click.ParamType):
 def command(
     data: Path | None,
     models: tuple[str, ...],
+    meta_ot_set: str | None,
+    meta_ot_budget: float,
     cells: tuple[str, ...],
     count: int,
     epsilon: float,
@@ -123,9 +154,10 @@ def command(
     """Compare starts of the iteration by the protocol of the UNOT paper.
 
     Random pairs of images of each cell are solved to convergence. Then starts are measured: the
-    models given, ones, Gauss and multiscale. Table 1 counts plain iterations to 1 % error of the
-    transport cost, table 2 has the seconds for a batch of 64 (also to 1 % of its worst pair), and
-    table 4 the error after one iteration at 28 x 28.
+    models given, ones, Gauss and multiscale. Of a model there is also what its network corrects,
+    called MODEL without its network: sweeps on cells and their way to the grid. Table 1 counts
+    plain iterations to 1 % error of the transport cost, table 2 has the seconds for a batch of 64
+    (also to 1 % of its worst pair), and table 4 the error after one iteration at 28 x 28.
 
     The folder of image sets holds, for each set, a file or folder whose name begins with mnist,
     cifar, lfw, bear, sphere_mnist or sphere_earth: MNIST's idx files, CIFAR-10's binary version,
@@ -140,7 +172,7 @@ def command(
         folder = find_data(data)
     except FileNotFoundError as error:
         raise click.ClickException(str(error)) from error
-    starts = [*map(_model, models), ONES, GAUSS, MULTISCALE]
+    starts = [*(start for name in models for start in _model(name)), ONES, GAUSS, MULTISCALE]
     if len({start.name for start in starts}) < len(starts):
         raise click.ClickException("--model: two starts have the same name")
     setting = _Setting(folder, count, epsilon, dust)
@@ -150,6 +182,11 @@ def command(
     if not chosen:
         raise click.ClickException(f"no cell can be evaluated with the images in {folder}")
 
+    notes = [f"- left out: {line}" for line in missing]
+    if meta_ot_set is not None:
+        start, note = _meta_ot(meta_ot_set, meta_ot_budget, setting, chosen)
+        starts.insert(-3, start)
+        notes.append(f"- {note}")
     output.mkdir(parents=True, exist_ok=True)
     steps = len(tables) + ("2" in tables)
     report = []
@@ -159,7 +196,7 @@ def command(
             report.append(table.markdown())
     if figures:
         report += _draw(chosen, starts, setting, output)
-    header = _header(setting, chosen, starts, missing)
+    header = _header(setting, chosen, starts, notes)
     (output / "report.md").write_text("\n".join([header, *report]))
     click.echo("\n".join(part for part in report if part.startswith("## Table")))
     click.echo(f"written to {output}")
@@ -185,15 +222,49 @@ def _evaluation(setting: _Setting, cell: Cell, n: int, count: int) -> Evaluation
     return Evaluation(mu.to(on), nu.to(on), cell.geometry(n), epsilon)
 
 
-def _model(name: str) -> Start:
-    """A network as a start."""
+def _model(name: str) -> list[Start]:
+    """A network as a start, and what it corrects."""
     try:
         from unot_fast.models import UNOT
 
         model = UNOT.from_pretrained(name)
     except (ImportError, OSError, ValueError, KeyError) as error:
         raise click.ClickException(f"--model {name}: {error}") from error
-    return Start(Path(name).stem if Path(name).exists() else name, model.to(device("auto")).eval())
+    label = Path(name).stem if Path(name).exists() else name
+    model = model.to(device("auto")).eval()
+    return [Start(label, model), Start(f"{label} without its network", model.without_network())]
+
+
+def _meta_ot(name: str, budget: float, setting: _Setting, cells: list[Cell]) -> tuple[Start, str]:
+    """The network of Meta OT trained on a set, and what the report says of it."""
+    n, seen = _TABLE_4_SIZE, 0
+    with tqdm(total=round(budget), desc="Meta OT", unit="s", disable=None) as progress:
+
+        def report(step: int, objective: float) -> None:
+            nonlocal seen
+            seen = step
+            progress.update(min(round(budget), int(time.perf_counter() - begin)) - progress.n)
+            progress.set_postfix(objective=f"{objective:.5f}")
+
+        try:
+            images = measures(load_set(name, setting.data), n, setting.dust).to(device("auto"))
+            begin = time.perf_counter()
+            model = train_meta_ot(
+                images, Grid((n, n)), setting.epsilon, budget=budget, report=report
+            )
+        except (OSError, ValueError) as error:
+            raise click.ClickException(f"--meta-ot {name}: {error}") from error
+    same = [cell.name for cell in cells if name in (cell.source, cell.target)]
+    note = (
+        f"Meta OT: trained for {budget:g} s, {seen} steps of 128 pairs, on the {len(images)} "
+        f"images of {name} at {n} x {n}, without targets; it is for this grid and epsilon alone."
+    )
+    if same:
+        note += (
+            f" The cells {', '.join(same)} have images of the same set: those of the training "
+            "may be among those tested."
+        )
+    return Start("Meta OT", model), note
 
 
 def _available(cells: list[Cell], setting: _Setting) -> tuple[list[Cell], list[str]]:
@@ -317,7 +388,7 @@ def _write_csv(path: Path, records: list[dict]) -> None:
         writer.writerows(records)
 
 
-def _header(setting: _Setting, cells: list[Cell], starts: list[Start], missing: list[str]) -> str:
+def _header(setting: _Setting, cells: list[Cell], starts: list[Start], notes: list[str]) -> str:
     on = device("auto")
     machine = torch.cuda.get_device_name() if on.type == "cuda" else "CPU"
     lines = [
@@ -338,5 +409,5 @@ def _header(setting: _Setting, cells: list[Cell], starts: list[Start], missing: 
             "their cost, and ten times that epsilon: as published, where both are a tenth.",
             "",
         ]
-    lines += [f"- left out: {line}" for line in missing] + ([""] if missing else [])
+    lines += [*notes, ""] if notes else []
     return "\n".join(lines)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import click
 import numpy as np
@@ -24,6 +26,19 @@ class _Size(click.ParamType):
         if not (1 <= len(sides) <= 2 and all(s.isdecimal() and int(s) > 0 for s in sides)):
             self.fail(f"{value!r} is neither a number of pixels nor HxW", param, ctx)
         return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+class Duration(click.ParamType):
+    """Seconds, from a number with its unit."""
+
+    name = "duration"
+    _units: ClassVar = {"s": 1, "m": 60, "h": 3600}
+
+    def convert(self, value, param, ctx):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", str(value))
+        if match is None:
+            self.fail(f"{value!r} is no duration such as 90s, 30m or 2h", param, ctx)
+        return float(match[1]) * self._units[match[2]]
 
 
 _POSITIVE = click.FloatRange(min=0, min_open=True)

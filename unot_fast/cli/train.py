@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import json
 import os
-import re
 from pathlib import Path
 
 import click
@@ -15,25 +14,20 @@ import torch.distributed as dist
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from unot_fast.cli.options import Duration
+from unot_fast.evaluation.tables import Table, stages_table
 from unot_fast.training import PRESETS, Row, Trainer, TrainingConfig
 from unot_fast.training.pairs import Pairs
+from unot_fast.training.stages import Stages
 
-_UNITS = {"s": 1, "m": 60, "h": 3600}
-
-
-class _Duration(click.ParamType):
-    name = "duration"
-
-    def convert(self, value, param, ctx):
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", str(value))
-        if match is None:
-            self.fail(f"{value!r} is no duration such as 90s, 30m or 2h", param, ctx)
-        return float(match[1]) * _UNITS[match[2]]
+_STAGE_PAIRS = 500  # of each stage, as published
 
 
 @click.command()
-@click.option("--preset", type=click.Choice(list(PRESETS)), default="small", show_default=True)
-@click.option("--budget", type=_Duration(), help="Train for so long, e.g. 30m.")
+@click.option(
+    "--preset", type=click.Choice(list(PRESETS)), default="sqeuclidean", show_default=True
+)
+@click.option("--budget", type=Duration(), help="Train for so long, e.g. 30m.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Train so many rounds instead.")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True)
 @click.option(
@@ -44,7 +38,12 @@ class _Duration(click.ParamType):
     help="A field of the training, or of its model as model.NAME; JSON values.",
 )
 @click.option("--device", default=None, help="Default: cuda where there is one.")
-@click.option("--save-every", type=_Duration(), default="60s", help="Between checkpoints.")
+@click.option("--save-every", type=Duration(), default="60s", help="Between checkpoints.")
+@click.option(
+    "--stages",
+    is_flag=True,
+    help="Keep the weights at stages, and write the errors on what the adversary made there.",
+)
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard logs.")
 def command(
     preset: str,
@@ -54,6 +53,7 @@ def command(
     settings: tuple[str, ...],
     device: str | None,
     save_every: float,
+    stages: bool,
     tensorboard: bool,
 ) -> None:
     """Train a transport network.
@@ -61,11 +61,13 @@ def command(
     Writes model.safetensors (the averaged weights), log.csv, losses.png, measures.png and
     checkpoint.pt to the output folder. The same command goes on where it was interrupted, at
     whatever moment that was. Under torchrun the processes share every batch; --set shards=N gives
-    each its part.
+    each its part. With --stages there are stage_00.pt to stage_70.pt too, and stages.md at the end.
     """
     if (budget is None) == (rounds is None):
         raise click.UsageError("give either --budget or --rounds")
     config = _configured(PRESETS[preset], settings)
+    if stages and not config.adversary:
+        raise click.UsageError("--stages needs an adversary: --set adversary=SHARE")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     first = _join(device)
     output.mkdir(parents=True, exist_ok=True)
@@ -76,7 +78,7 @@ def command(
         if trainer.history:
             click.echo(f"goes on after round {trainer.history[-1].round}")
     try:
-        _run(trainer, budget, rounds, save_every, output, first, tensorboard)
+        _run(trainer, budget, rounds, save_every, output, first, stages, tensorboard)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -89,8 +91,10 @@ def _run(
     save_every: float,
     output: Path,
     first: bool,
+    stages: bool,
     tensorboard: bool,
 ) -> None:
+    kept = Stages(output) if stages and first else None
     board = _board(output) if tensorboard and first else None
     total = rounds if rounds is not None else round(budget)
     done = len(trainer.history) if rounds is not None else _seconds(trainer)
@@ -99,7 +103,12 @@ def _run(
         total=total, initial=min(total, round(done)), unit=unit, disable=None if first else True
     ) as bar:
 
+        def share(row: Row) -> float:
+            return row.round / rounds if rounds is not None else row.seconds / budget
+
         def report(row: Row) -> None:
+            if kept is not None:
+                kept.keep(trainer, share)
             spent = row.round if rounds is not None else min(total, round(row.seconds))
             bar.update(spent - bar.n)
             bar.set_postfix(loss=f"{row.loss:.4f}", validation=f"{row.validation:.4f}")
@@ -107,6 +116,8 @@ def _run(
                 for name in ("loss", "validation", "learning_rate"):
                     board.add_scalar(name, getattr(row, name), row.samples)
 
+        if kept is not None and not trainer.history:
+            kept.keep(trainer, share)
         path = output / "checkpoint.pt"
         trainer.run(rounds=rounds, budget=budget, path=path, save_every=save_every, report=report)
     if not first:
@@ -129,6 +140,9 @@ def _run(
         writer.writerows(dataclasses.asdict(row) for row in trainer.history)
     _losses(trainer.history).savefig(output / "losses.png", dpi=150)
     _measures(trainer).savefig(output / "measures.png", dpi=150)
+    if kept is not None:
+        table = _stages(trainer, kept)
+        (output / "stages.md").write_text(table.markdown())
     click.echo(
         f"{last.samples} samples in {last.seconds:.0f} s, {last.samples / last.seconds:.0f} per "
         f"second; loss {last.loss:.4f}, validation {last.validation:.4f}; written to {output}"
@@ -189,6 +203,24 @@ def _board(output: Path):
     except ImportError as error:
         raise click.ClickException("not installed: pip install tensorboard") from error
     return SummaryWriter(output / "tensorboard")
+
+
+def _stages(trainer: Trainer, kept: Stages) -> Table:
+    n, rounds = trainer.config.resolutions[1], len(trainer.history)
+    geom, epsilon = trainer.average.geometry((n, n)), trainer.config.model.default_epsilon
+    table = stages_table(
+        [(f"{s.round / rounds:.0%}", s.adversary, s.network) for s in kept.load(trainer)],
+        trainer.average,
+        epsilon=epsilon,
+        n=n,
+        count=_STAGE_PAIRS,
+        geom=geom,
+    )
+    table.notes.append(
+        f"{_STAGE_PAIRS} pairs at {n} x {n}, {trainer.config.model.cost}, epsilon {epsilon:g}; "
+        f"after shares of {rounds} rounds. Networks have the average of their weights."
+    )
+    return table
 
 
 def _losses(history: list[Row]) -> Figure:

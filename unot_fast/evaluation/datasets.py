@@ -107,6 +107,17 @@ def find_set(name: str, data: Path) -> Path:
     raise FileNotFoundError(f"{name}: nothing named {' or '.join(_SETS[name])} in {data}")
 
 
+def load_set(name: str, data: str | Path | None = None) -> Tensor:
+    """Images of a set, shape (N, h, w); of a larger one 5000, as `load_images` chooses them.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        It is missing or damaged.
+    """
+    return _load(find_set(name, data_directory(data)))
+
+
 def pairs(
     cell: Cell,
     count: int,
@@ -117,7 +128,7 @@ def pairs(
 ) -> tuple[Tensor, Tensor]:
     """Random pairs of measures, drawn with replacement and independently of each other.
 
-    Of a larger set 5000 images are read, as `load_images` chooses them.
+    The images are those of `load_set`.
 
     Parameters
     ----------
@@ -143,10 +154,10 @@ def pairs(
     """
     if count < 1:
         raise ValueError(f"count must be positive; got {count}")
-    folder, rng = data_directory(data), np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     sides = []
     for name in (cell.source, cell.target):
-        images = _load(find_set(name, folder))
+        images = load_set(name, data)
         drawn = rng.integers(0, len(images), count)
         as_measures = spherical_measures if cell.spherical else measures
         try:

@@ -2,6 +2,7 @@
 
 from unot_fast.models.config import PRESETS, UNOTConfig
 from unot_fast.models.generator import Generator
+from unot_fast.models.meta_ot import MetaOT
 from unot_fast.models.mlp import ResidualMLP
 from unot_fast.models.network import FourierNetwork
 from unot_fast.models.published import PublishedUNOT
@@ -12,6 +13,7 @@ __all__ = [
     "UNOT",
     "FourierNetwork",
     "Generator",
+    "MetaOT",
     "PublishedUNOT",
     "ResidualMLP",
     "UNOTConfig",

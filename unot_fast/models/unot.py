@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -61,6 +62,7 @@ class UNOT(nn.Module):
             self.network = _Fourier(c_in, self.config)
         nn.init.zeros_(self.network.projection.weight)  # begins as the start itself
         nn.init.zeros_(self.network.projection.bias)
+        self.corrects = True
 
     @property
     def epsilon(self) -> float:
@@ -117,7 +119,18 @@ class UNOT(nn.Module):
 
     def predict(self, inputs: Inputs) -> Tensor:
         """The potential g on the network's own grid, in units of epsilon."""
+        if not self.corrects:
+            return inputs.start
         return inputs.start + self.network(inputs.planes, inputs.scalars)[:, 0]
+
+    def without_network(self) -> UNOT:
+        """The start that the network corrects: the same sweeps and way to the grid, alone.
+
+        It shares the parameters, and does not use them.
+        """
+        model = copy.copy(self)
+        model.corrects = False
+        return model
 
     def geometry(self, shape: tuple[int, int]) -> Geometry:
         """The unit square, or a sphere, of so many points, with the network's cost."""

@@ -2,6 +2,7 @@
 
 from unot_fast.training.config import PRESETS, TrainingConfig
 from unot_fast.training.measures import RandomMeasures
+from unot_fast.training.meta_ot import train_meta_ot
 from unot_fast.training.trainer import Row, Trainer
 
-__all__ = ["PRESETS", "RandomMeasures", "Row", "Trainer", "TrainingConfig"]
+__all__ = ["PRESETS", "RandomMeasures", "Row", "Trainer", "TrainingConfig", "train_meta_ot"]
