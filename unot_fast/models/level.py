@@ -60,6 +60,11 @@ class Level:
         coarser = geom.cells(cells)
         return cls(coarser.geom, coarser.resolved, domain, coarser, geom)
 
+    @property
+    def points(self) -> int:
+        """Of the network's grid."""
+        return math.prod(self.geom.shape)
+
     def epsilon(self, epsilon: Tensor) -> Tensor:
         """That of the network's grid: smaller by what the cells blur, as far as they resolve it."""
         if self.coarser is None:
