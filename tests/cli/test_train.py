@@ -15,26 +15,20 @@ def train(call, tmp_path):
     return run
 
 
-def test_train(train, tmp_path):
-    result = train("--rounds", 2)
-    assert result.exit_code == 0, result.output
-    names = {p.name for p in (tmp_path / "out").iterdir()}
-    assert names == {
-        "checkpoint.pt", "log.csv", "losses.png", "measures.png", "model.safetensors",
-    }  # fmt: skip
-    assert UNOT.from_pretrained(tmp_path / "out" / "model.safetensors").config.width == 8
-    assert "goes on after round 2" in train("--rounds", 3).output
-
-
-def test_stages(train, tmp_path, monkeypatch):
+def test_train(train, tmp_path, monkeypatch):
     from unot_fast.cli import train as module
 
     monkeypatch.setattr(module, "_STAGE_PAIRS", 6)
     result = train("--rounds", 5, "--stages", "--set", "adversary=0.5")
     assert result.exit_code == 0, result.output
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {
+        *("checkpoint.pt", "log.csv", "losses.png", "measures.png", "model.safetensors"),
+        *("stages.md", "stage_00.pt", "stage_20.pt", "stage_40.pt", "stage_60.pt"),
+    }
+    assert UNOT.from_pretrained(tmp_path / "out" / "model.safetensors").config.width == 8
     text = (tmp_path / "out" / "stages.md").read_text()
     assert "|  | 0% | 20% | 40% | 60% |" in text
-    assert "at generation" in text
     assert "6 pairs at 12 x 12, sqeuclidean, epsilon 0.01; after shares of 5 rounds" in text
 
 

@@ -14,6 +14,7 @@ from unot_fast.solver.dispatch import backend_for, solve
 from unot_fast.solver.gaussian import gaussian_start
 from unot_fast.solver.multiscale import Pyramid, solve_multiscale
 
+_DUST = 1e-6  # smallest density, relative to the uniform one
 _WEIGHT = 1.5  # of the overrelaxed sweeps, all but the last
 _ONE_LEVEL = Pyramid(coarsest=2**30)
 
@@ -65,6 +66,17 @@ def inputs(
             planes += [centred(f, a) / (10 * scale), centred(change, b) / (3 * scale)]
     scalars = (epsilon / level.unit).log().to(a)[:, None]
     return Inputs(torch.stack(planes, 1), scalars, g)
+
+
+def masses(name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Masses (B, n_1, n_2) of total 1, none of them zero."""
+    x = x.reshape(-1, *x.shape[-2:]).to(dtype)
+    total = x.sum((-2, -1), keepdim=True)
+    if not torch.compiler.is_compiling():
+        valid = (x >= 0).all() & (total > 0).all() & total.isfinite().all()
+        if not bool(valid):
+            raise ValueError(f"{name} must be finite, non-negative and not zero everywhere")
+    return (x / total).clamp_min(_DUST / x[0].numel())
 
 
 def centred(g: Tensor, mass: Tensor) -> Tensor:

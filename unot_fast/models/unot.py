@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unot_fast.geometry import Geometry, Grid, Sphere
 from unot_fast.models import weights
 from unot_fast.models.config import UNOTConfig
-from unot_fast.models.inputs import Inputs, count, inputs
+from unot_fast.models.inputs import Inputs, count, inputs, masses
 from unot_fast.models.level import Level
 from unot_fast.models.mlp import ResidualMLP
 from unot_fast.models.network import FourierNetwork
@@ -103,7 +103,7 @@ class UNOT(nn.Module):
         level = self.level(self.geometry(mu.shape[-2:]) if geom is None else geom)
         _check_shapes(mu, nu, level.grid)
         dtype = next(self.parameters()).dtype
-        a, b = (_masses(name, x, dtype) for name, x in (("mu", mu), ("nu", nu)))
+        a, b = (masses(name, x, dtype) for name, x in (("mu", mu), ("nu", nu)))
         epsilon = self._epsilons(epsilon, level, mu.shape[:-2], a)
         backend = backend_for("auto", level.grid, a.device)
         a, b = level.pool(a), level.pool(b)
@@ -248,17 +248,3 @@ def _check_shapes(mu: Tensor, nu: Tensor, geom: Geometry) -> None:
             )
     if mu.shape != nu.shape:
         raise ValueError(f"nu must have the shape of mu; got {tuple(nu.shape)}, {tuple(mu.shape)}")
-
-
-def _masses(name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Masses (B, n_1, n_2) of total 1, none of them zero."""
-    x = x.reshape(-1, *x.shape[-2:]).to(dtype)
-    total = x.sum((-2, -1), keepdim=True)
-    if not torch.compiler.is_compiling():
-        valid = (x >= 0).all() & (total > 0).all() & total.isfinite().all()
-        if not bool(valid):
-            raise ValueError(f"{name} must be finite, non-negative and not zero everywhere")
-    return (x / total).clamp_min(_DUST / x[0].numel())
-
-
-_DUST = 1e-6  # smallest density, relative to the uniform one
