@@ -16,19 +16,19 @@ def measures(count):
     return normalised(torch.rand(count, 8, 8, dtype=torch.float64) ** 4, dust=1e-3)
 
 
-def objective(a, b, g):
+def objective(a, b, f):
     """By the dense cost matrix."""
-    a, b, g = (x.flatten(1) for x in (a, b, g))
-    f = -EPS * torch.logsumexp(b.log()[:, None] + (g[:, None] - GRID.cost_matrix()) / EPS, -1)
+    a, b, f = (x.flatten(1) for x in (a, b, f))
+    g = -EPS * torch.logsumexp(a.log()[:, None] + (f[:, None] - GRID.cost_matrix().T) / EPS, -1)
     return (f * a).sum(1) + (g * b).sum(1)
 
 
 def test_the_semidual_and_its_gradient():
     a, b = measures(10).chunk(2)
-    g = (0.1 * torch.randn(5, 8, 8, dtype=torch.float64)).requires_grad_()
-    expected = objective(a, b, g)
-    (gradient,) = torch.autograd.grad(expected.sum(), g)
-    value, ours = semidual(a, b, GRID, EPS, g.detach())
+    f = (0.1 * torch.randn(5, 8, 8, dtype=torch.float64)).requires_grad_()
+    expected = objective(a, b, f)
+    (gradient,) = torch.autograd.grad(expected.sum(), f)
+    value, ours = semidual(a, b, GRID, EPS, f.detach())
     torch.testing.assert_close(value, expected.detach())
     torch.testing.assert_close(ours, gradient)
 
@@ -36,10 +36,10 @@ def test_the_semidual_and_its_gradient():
 def test_its_maximum_is_the_value_of_the_problem():
     a, b = measures(6).chunk(2)
     exact = sinkhorn(a, b, GRID, EPS, tol=1e-10)
-    value, gradient = semidual(a, b, GRID, EPS, exact.g)
+    value, gradient = semidual(a, b, GRID, EPS, exact.f)
     torch.testing.assert_close(value, exact.value)
     assert gradient.abs().max() < 1e-9
-    assert (semidual(a, b, GRID, EPS, exact.g + 0.01 * torch.randn_like(b))[0] < value).all()
+    assert (semidual(a, b, GRID, EPS, exact.f + 0.01 * torch.randn_like(a))[0] < value).all()
 
 
 def test_training_without_targets():

@@ -257,7 +257,8 @@ def _meta_ot(name: str, budget: float, setting: _Setting, cells: list[Cell]) -> 
     same = [cell.name for cell in cells if name in (cell.source, cell.target)]
     note = (
         f"Meta OT: trained for {budget:g} s, {seen} steps of 128 pairs, on the {len(images)} "
-        f"images of {name} at {n} x {n}, without targets; it is for this grid and epsilon alone."
+        f"images of {name} at {n} x {n}, without targets; for this grid and epsilon alone. It "
+        "predicts f, and its g is a half-step from there, which the iterations do not count."
     )
     if same:
         note += (

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from unot_fast.geometry import Geometry, Sphere, Structure
 from unot_fast.models.level import Level
-from unot_fast.ops import Solution
+from unot_fast.ops import Solution, normalise
 from unot_fast.solver.dispatch import backend_for, solve
 from unot_fast.solver.gaussian import gaussian_start
 from unot_fast.solver.multiscale import Pyramid, solve_multiscale
 
+DUST = 1e-6  # smallest density, relative to the uniform one
 _WEIGHT = 1.5  # of the overrelaxed sweeps, all but the last
 _ONE_LEVEL = Pyramid(coarsest=2**30)
 
@@ -65,6 +66,28 @@ def inputs(
             planes += [centred(f, a) / (10 * scale), centred(change, b) / (3 * scale)]
     scalars = (epsilon / level.unit).log().to(a)[:, None]
     return Inputs(torch.stack(planes, 1), scalars, g)
+
+
+def masses(mu: Tensor, nu: Tensor) -> tuple[Tensor, Tensor]:
+    """Measures (B, n_1, n_2) scaled to a total of 1.
+
+    Raises
+    ------
+    ValueError
+        One is none.
+    """
+    done = None if torch.compiler.is_compiling() else normalise(mu, nu, 2, validate=True)
+    if done is not None:
+        return done.masses
+    scaled = []
+    for name, x in (("mu", mu), ("nu", nu)):
+        total = x.sum((-2, -1), keepdim=True)
+        if not torch.compiler.is_compiling():
+            valid = (x >= 0).all() & (total > 0).all() & total.isfinite().all()
+            if not bool(valid):
+                raise ValueError(f"{name} must be finite, non-negative and not zero everywhere")
+        scaled.append(x / total)
+    return scaled[0], scaled[1]
 
 
 def centred(g: Tensor, mass: Tensor) -> Tensor:

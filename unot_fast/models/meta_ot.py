@@ -9,21 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from unot_fast.geometry import Geometry, Grid, Structure
+from unot_fast.models.inputs import DUST, masses
+from unot_fast.solver.dispatch import backend_for, half_step
 
 
 class MetaOT(nn.Module):
-    r"""An MLP from two measures on one grid to the dual potential g.
+    r"""An MLP from two measures on one grid to their dual potentials.
 
-    The published network predicts f and takes g from a half-step; this one predicts g, so that an
-    iteration from it begins as one from any other start. Potentials are relative to the
-    marginals, as the solver has them, and the input is densities relative to the uniform measure.
+    As published, the network predicts f, and g is a half-step of Sinkhorn's iteration from it.
+    Potentials are relative to the marginals, as the solver has them, and the input is densities
+    relative to the uniform measure.
 
     A model is a start of the solver: ``sinkhorn(a, b, geom, epsilon, init=model)``.
 
     Parameters
     ----------
     geom : Grid
-        With a cost that is a sum over the axes, and the same points on either side.
+        Of two axes, with a cost that is a sum over them and the same points on either side.
     epsilon : float
     width : int
         Features of a hidden layer.
@@ -46,8 +48,11 @@ class MetaOT(nn.Module):
 
     def __init__(self, geom: Grid, epsilon: float = 0.01, width: int = 1024, depth: int = 3):
         super().__init__()
-        if not isinstance(geom, Grid) or geom.structure is not Structure.SEPARABLE:
-            raise ValueError(f"geom must be a Grid whose cost is a sum over axes; got {geom!r}")
+        separable = isinstance(geom, Grid) and geom.structure is Structure.SEPARABLE
+        if not separable or len(geom.shape) != 2:
+            raise ValueError(
+                f"geom must be a Grid of two axes whose cost is a sum over them; got {geom!r}"
+            )
         if not all(c.shape == c.mT.shape and torch.equal(c, c.mT) for c in geom.axis_costs):
             raise ValueError(f"geom must have the same points on either side; got {geom!r}")
         if not 0 < epsilon < math.inf:
@@ -66,11 +71,13 @@ class MetaOT(nn.Module):
         geom: Geometry | None = None,
         epsilon: float | Tensor | None = None,
     ) -> Tensor:
-        r"""The potential g of the target, relative to the marginals and in units of cost.
+        r"""The potential g of the target: a half-step from the prediction of f.
+
+        It is relative to the marginals and in units of cost.
 
         Parameters
         ----------
-        mu, nu : Tensor, shape (\*batch, \*geom.shape)
+        mu, nu : Tensor, shape (\*batch, n_1, n_2)
             Masses, of any totals.
         geom : Geometry, optional
             Must be that of the network.
@@ -79,20 +86,21 @@ class MetaOT(nn.Module):
 
         Returns
         -------
-        Tensor, shape (\*batch, \*geom.shape)
+        Tensor, shape (\*batch, n_1, n_2)
 
         Raises
         ------
         ValueError
-            The measures have other shapes, or the network is not for this geometry or epsilon.
+            The measures are none or have other shapes, or the network is not for this geometry or
+            epsilon.
         """
         if geom is not None and not _same(geom, self.geom):
             raise ValueError(f"geom must be {self.geom!r}, that of the network; got {geom!r}")
-        axes = len(self.geom.shape)
-        if mu.shape != nu.shape or tuple(mu.shape[-axes:]) != self.geom.shape:
+        if mu.shape != nu.shape or tuple(mu.shape[-2:]) != self.geom.shape:
+            n_1, n_2 = self.geom.shape
             raise ValueError(
-                f"mu and nu must have one shape (*batch, {', '.join(map(str, self.geom.shape))}), "
-                f"that of the network; got {tuple(mu.shape)} and {tuple(nu.shape)}"
+                f"mu and nu must have one shape (*batch, {n_1}, {n_2}), that of the network; "
+                f"got {tuple(mu.shape)} and {tuple(nu.shape)}"
             )
         if epsilon is not None:
             given = torch.as_tensor(epsilon, dtype=torch.float64)
@@ -100,11 +108,21 @@ class MetaOT(nn.Module):
                 raise ValueError(
                     f"epsilon must be {self.epsilon:g}, that of the network; got {epsilon}"
                 )
-        weight = self.network[0].weight
-        densities = [x.flatten(-axes).to(weight.dtype) for x in (mu, nu)]
-        densities = [x / x.mean(-1, keepdim=True) for x in densities]
-        g = self.network(torch.cat(densities, -1))
-        return g.unflatten(-1, self.geom.shape).to(nu.dtype)
+        flat = (-1, *self.geom.shape)
+        a, b = (
+            x.clamp_min(DUST / x[0].numel()) for x in masses(mu.reshape(flat), nu.reshape(flat))
+        )
+        of_each = torch.full((len(a),), self.epsilon, dtype=torch.float64, device=a.device)
+        backend = backend_for("auto", self.geom, a.device)
+        # With the sides exchanged: the cost is the same from either.
+        g = half_step(self.geom, a, self.predict(a, b).to(a), of_each, backend)
+        return g.reshape(nu.shape)
+
+    def predict(self, a: Tensor, b: Tensor) -> Tensor:
+        """The potential f of the source, for masses (B, n_1, n_2) of total 1."""
+        points = a[0].numel()
+        x = points * torch.cat([a.flatten(1), b.flatten(1)], 1)
+        return self.network(x.to(self.network[0].weight.dtype)).view(a.shape)
 
     def extra_repr(self) -> str:
         return f"geom={self.geom!r}, epsilon={self.epsilon:g}"

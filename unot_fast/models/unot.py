@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from unot_fast.geometry import Geometry, Grid, Sphere
 from unot_fast.models import weights
 from unot_fast.models.config import UNOTConfig
-from unot_fast.models.inputs import Inputs, count, inputs
+from unot_fast.models.inputs import DUST, Inputs, count, inputs, masses
 from unot_fast.models.level import Level
 from unot_fast.models.mlp import ResidualMLP
 from unot_fast.models.network import FourierNetwork
-from unot_fast.ops import normalise
 from unot_fast.solver.dispatch import backend_for
 
 
@@ -107,10 +106,10 @@ class UNOT(nn.Module):
         _check_shapes(mu, nu, level.grid)
         dtype = next(self.parameters()).dtype
         flat = (-1, *level.grid.shape)
-        a, b = _masses(*(x.detach().to(dtype).reshape(flat) for x in (mu, nu)))
+        a, b = masses(*(x.detach().to(dtype).reshape(flat) for x in (mu, nu)))
         epsilon = self._epsilons(epsilon, level, mu.shape[:-2], a)
         backend = backend_for("auto", level.grid, a.device)
-        a, b = (level.pool(x).clamp_min(_DUST / level.points) for x in (a, b))
+        a, b = (level.pool(x).clamp_min(DUST / level.points) for x in (a, b))
         own = level.epsilon(epsilon)
         g = self.predict(self.inputs(a, b, level, own)) * own.to(a)[:, None, None]
         return level.to_grid(a, b, g, epsilon, backend).reshape(nu.shape).to(nu.dtype)
@@ -242,22 +241,3 @@ def _check_shapes(mu: Tensor, nu: Tensor, geom: Geometry) -> None:
             )
     if mu.shape != nu.shape:
         raise ValueError(f"nu must have the shape of mu; got {tuple(nu.shape)}, {tuple(mu.shape)}")
-
-
-def _masses(mu: Tensor, nu: Tensor) -> tuple[Tensor, ...]:
-    """Masses (B, n_1, n_2) of total 1."""
-    done = None if torch.compiler.is_compiling() else normalise(mu, nu, 2, validate=True)
-    if done is not None:
-        return done.masses
-    masses = []
-    for name, x in (("mu", mu), ("nu", nu)):
-        total = x.sum((-2, -1), keepdim=True)
-        if not torch.compiler.is_compiling():
-            valid = (x >= 0).all() & (total > 0).all() & total.isfinite().all()
-            if not bool(valid):
-                raise ValueError(f"{name} must be finite, non-negative and not zero everywhere")
-        masses.append(x / total)
-    return tuple(masses)
-
-
-_DUST = 1e-6  # smallest density, relative to the uniform one

@@ -34,7 +34,7 @@ def train_meta_ot(
 
     Parameters
     ----------
-    measures : Tensor, shape (N, \*geom.shape)
+    measures : Tensor, shape (N, n_1, n_2)
         Of total 1 and positive everywhere.
     geom : Grid
     epsilon : float
@@ -72,11 +72,11 @@ def train_meta_ot(
     while (done := step / steps if steps else (time.perf_counter() - start) / budget) < 1:
         optimiser.param_groups[0]["lr"] = 0.5 * learning_rate * (1 + math.cos(math.pi * done))
         a, b = measures[torch.randint(len(measures), (2, batch), generator=random)]
-        g = model(a, b)
-        objective, gradient = semidual(a, b, geom, epsilon, g.detach())
+        f = model.predict(a, b)
+        objective, gradient = semidual(a, b, geom, epsilon, f.detach())
         optimiser.zero_grad(set_to_none=True)
-        # Linear in g, with the gradient of the objective: it is known without a graph.
-        (-(g * gradient).sum() / batch).backward()
+        # Linear in f, with the gradient of the objective: it is known without a graph.
+        (-(f * gradient).sum() / batch).backward()
         optimiser.step()
         step += 1
         if report is not None:
@@ -85,33 +85,33 @@ def train_meta_ot(
 
 
 @torch.no_grad()
-def semidual(a: Tensor, b: Tensor, geom: Grid, epsilon: float, g: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Semi-dual objective of the entropic problem, and its gradient in g.
+def semidual(a: Tensor, b: Tensor, geom: Grid, epsilon: float, f: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Semi-dual objective of the entropic problem, and its gradient in f.
 
-    With f the half-step of Sinkhorn's iteration from g the plan has the marginal a, and
+    With g the half-step of Sinkhorn's iteration from f the plan has the marginal b, and
 
-    .. math:: J(g) = \langle f(g), a \rangle + \langle g, b \rangle, \qquad
-        \nabla J(g) = b - P^\top 1 = b \, (1 - e^{(g - g') / \varepsilon})
+    .. math:: J(f) = \langle f, a \rangle + \langle g(f), b \rangle, \qquad
+        \nabla J(f) = a - P 1 = a \, (1 - e^{(f - f') / \varepsilon})
 
-    with g' the half-step from f. The maximum over g is the value of the entropic problem.
+    with :math:`f'` the half-step from g. The maximum over f is the value of the entropic problem.
 
     Parameters
     ----------
-    a, b : Tensor, shape (B, \*geom.shape)
+    a, b : Tensor, shape (B, n_1, n_2)
         Masses of total 1, positive.
     geom : Grid
         With the same points on either side.
     epsilon : float
-    g : Tensor, shape (B, \*geom.shape)
+    f : Tensor, shape (B, n_1, n_2)
 
     Returns
     -------
     objective : Tensor, shape (B,)
-    gradient : Tensor, shape (B, \*geom.shape)
+    gradient : Tensor, shape (B, n_1, n_2)
     """
     backend = backend_for("auto", geom, a.device)
     of_each = torch.full((len(a),), epsilon, dtype=torch.float64, device=a.device)
-    f = half_step(geom, b, g, of_each, backend)
-    after = half_step(geom, a, f, of_each, backend)  # the costs are the same from either side
+    g = half_step(geom, a, f, of_each, backend)  # the costs are the same from either side
+    after = half_step(geom, b, g, of_each, backend)
     objective = (f * a + g * b).flatten(1).sum(1)
-    return objective, -b * torch.expm1((g - after) / epsilon)
+    return objective, -a * torch.expm1((f - after) / epsilon)
