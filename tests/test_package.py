@@ -119,6 +119,7 @@ def test_a_wheel_holds_everything_and_runs(tmp_path):
     )
     names = {str(p.relative_to(site)) for p in site.rglob("*")}
     assert "unot_fast/kernels/sinkhorn_separable.py" in names
+    assert "unot_fast/models/pretrained/sqeuclidean.safetensors" in names
     assert any(n.startswith("unot_fast/_cpu") for n in names)
     assert not any(n.startswith("unot_fast/_cuda") for n in names)
     assert not any(n.startswith(("kernels", "torch", "tests", "bench")) for n in names)

@@ -136,7 +136,7 @@ def weights(folder):
 @pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    rounds = ["--rounds", "60", "--save-every", "0s"]
+    rounds = ["--rounds", "30", "--save-every", "0s"]
     subprocess.run([*TRAIN, *rounds, "-o", str(whole)], check=True, capture_output=True)
     for delay in (0.1, 0.3):
         process = subprocess.Popen([*TRAIN, *rounds, "-o", str(broken)], stderr=subprocess.DEVNULL)

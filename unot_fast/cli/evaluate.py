@@ -373,7 +373,7 @@ def _draw(cells: list[Cell], starts: list[Start], setting: _Setting, output: Pat
     }
     sections = ["## Figures\n"]
     for name, (title, figure, records) in drawn.items():
-        figure.savefig(output / f"{name}.png", dpi=150)
+        figure.savefig(output / f"{name}.png", dpi=150, bbox_inches="tight")
         _write_csv(output / f"{name}.csv", records)
         sections.append(f"![{title}]({name}.png)\n\n*{title}.*\n")
     notes += [*resolution.notes, *epsilon.notes]
