@@ -58,7 +58,7 @@ def _solves(cost: str, n: int, batch: int, epsilon: float, seconds: float):
     """Times in turns, errors and iterations of the starts that arrive."""
     geometry, cell, _, _ = COSTS[cost]
     geom = geometry(n)
-    a, b = pairs(CELLS[cell], max(batch, 16), 0, n)
+    a, b = pairs(CELLS[cell], max(batch, 16), 0, n, data=data_directory())
     exact = sinkhorn(a, b, geom, epsilon, tol=1e-6).cost
     a, b = a.float(), b.float()
     network = UNOT.from_pretrained("sphere" if cost == "geodesic" else cost)
