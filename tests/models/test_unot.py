@@ -135,6 +135,8 @@ def test_gradients_reach_the_weights(name):
         (lambda m, a: m(a, a, Grid((16, 16), "euclidean")), "geom must have the cost"),
         (lambda m, a: m(a, a, Sphere(16, 16)), "geom must have the cost"),
         (lambda m, a: m(a, a, Grid((16, 16)), 1.0), "epsilon must be within"),
+        (lambda m, a: m(a, a, Grid((16, 16), extent=(1.0, 2.0))), "geom must be about square"),
+        (lambda m, a: m(a, a, Grid((16, 16), target=Grid((16, 16), extent=2.0))), "same points"),
         (lambda m, a: m(a, a, Grid((16, 16)), torch.ones(7)), "epsilon must be one number"),
     ],
 )

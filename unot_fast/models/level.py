@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unot_fast.geometry import Coarser, Geometry, Sphere, Structure
+from unot_fast.geometry import Coarser, Geometry, Grid, Sphere, Structure
 from unot_fast.geometry.cells import pooled
 from unot_fast.solver.dispatch import half_step, prolong
 
+_SQUARE = 1.15  # longest side by shortest
 _RESOLUTION = 0.4  # as in the multiscale start: smallest epsilon in units of what cells resolve
 
 
@@ -42,7 +43,13 @@ class Level:
 
     @classmethod
     def of(cls, geom: Geometry, cells: Sequence[int] | None) -> Level:
-        """That of a geometry; made once."""
+        """That of a geometry; made once.
+
+        Raises
+        ------
+        ValueError
+            The geometry has other points on the target's side, or is far from square.
+        """
         cache = geom.__dict__.setdefault("_network_levels", {})
         key = None if cells is None else tuple(cells)
         if key not in cache:
@@ -55,6 +62,8 @@ class Level:
         if geom.structure is not Structure.SEPARABLE and not isinstance(geom, Sphere):
             whole = math.sqrt(2)
         domain = geom.max_cost / whole
+        if isinstance(geom, Grid):
+            _check_square(geom)
         if cells is None:
             return cls(geom, domain, domain, None, geom)
         coarser = geom.cells(cells)
@@ -87,3 +96,17 @@ class Level:
         scale = between.to(a)[:, None, None]
         h = a.log() + f / scale
         return -scale * prolong(self.coarser, h, between.to(a), self.grid, backend)
+
+
+def _check_square(geom: Grid) -> None:
+    same = map(torch.equal, geom.coordinates, geom.target_coordinates)
+    if geom.shape != geom.target_shape or not all(same):
+        raise ValueError("geom must have the same points on either side")
+    # From the outer border of the first pixel to that of the last.
+    sides = [float(c[-1] - c[0]) * len(c) / max(len(c) - 1, 1) for c in geom.coordinates]
+    long, short = max(sides), min(sides)
+    if long > _SQUARE * short:
+        raise ValueError(
+            f"geom must be about square, as in the training; its sides are {long:.3g} and "
+            f"{short:.3g}"
+        )

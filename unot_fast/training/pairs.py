@@ -56,7 +56,7 @@ class Pairs:
     def __init__(self, model: UNOT, config: TrainingConfig, adversary: Generator | None = None):
         self.model, self.config, self.adversary = model, config, adversary
         self.device = next(model.parameters()).device
-        self._sources: dict[int, RandomMeasures] = {}
+        self._sources: dict[tuple[int, ...], RandomMeasures] = {}
 
     def random(self, *place: int) -> torch.Generator:
         """Random numbers of one place of the training, on the CPU so that all devices agree."""
@@ -110,7 +110,7 @@ class Pairs:
     def _random_pairs(
         self, count: int, generator: torch.Generator, level: Level
     ) -> tuple[Tensor, Tensor]:
-        key = id(level)
+        key = level.grid.shape
         if key not in self._sources:
             self._sources[key] = RandomMeasures(level.geom, self.device)
         # Each measure serves in several pairs: it costs more than they do.
