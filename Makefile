@@ -13,7 +13,7 @@ demo: $(VENV)/.demo
 	$(BIN)/unot-fast demo -o out/demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: $(VENV)/.bench
 	mkdir -p out

@@ -183,5 +183,7 @@ def test_bad_settings(tmp_path):
 
 def test_a_budget_ends_the_training():
     trainer = Trainer(small())
+    start = time.perf_counter()
     trainer.run(budget=0.5)
-    assert 0.5 <= trainer.history[-1].seconds < 10
+    assert 0.5 <= time.perf_counter() - start < 10
+    assert trainer.history[-1].seconds > 0.25
