@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     "cli",
     "evaluation",
+    "neural_ot",
     "training",
+    "conjugate",
     "models",
     "solver",
     "geometry",
@@ -29,6 +31,8 @@ ALLOWED = {
     "cli": {"cli", "evaluation", "training", "models", "solver", "geometry", "ops"},
     "evaluation": {"evaluation", "models", "solver", "geometry", "ops"},
     "training": {"training", "models", "solver", "geometry"},
+    "neural_ot": {"neural_ot", "training", "conjugate", "models", "ops"},
+    "conjugate": {"conjugate", "models", "ops"},
     "solver": {"solver", "geometry", "ops"},
     "models": {"models", "solver", "geometry", "spectral", "ops"},
     "geometry": {"geometry"},

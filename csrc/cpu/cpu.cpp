@@ -1,7 +1,9 @@
 // The CPU kernels of one instruction set, in one translation unit: they share the product's tiles.
 
+#include "c_transform_cpu.cpp"
 #include "channel_mlp_cpu.cpp"
 #include "normalise_cpu.cpp"
+#include "potential_cpu.cpp"
 #include "separable_lse_cpu.cpp"
 #include "sinkhorn_separable_cpu.cpp"
 #include "sinkhorn_stationary_cpu.cpp"

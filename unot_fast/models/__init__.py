@@ -5,6 +5,8 @@ from unot_fast.models.generator import Generator
 from unot_fast.models.meta_ot import MetaOT
 from unot_fast.models.mlp import ResidualMLP
 from unot_fast.models.network import FourierNetwork
+from unot_fast.models.neural_potential import NeuralPotential
+from unot_fast.models.potential import Potential
 from unot_fast.models.published import PublishedUNOT
 from unot_fast.models.unot import UNOT
 
@@ -14,6 +16,8 @@ __all__ = [
     "FourierNetwork",
     "Generator",
     "MetaOT",
+    "NeuralPotential",
+    "Potential",
     "PublishedUNOT",
     "ResidualMLP",
     "UNOTConfig",

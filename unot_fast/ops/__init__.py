@@ -1,8 +1,10 @@
 """The boundary between the library and its kernels: one file per operator."""
 
 from unot_fast.ops.backends import Backend, backends, resolve
+from unot_fast.ops.c_transform import Minimum, c_transform
 from unot_fast.ops.channel_mlp import channel_mlp
 from unot_fast.ops.normalise import Normalised, normalise
+from unot_fast.ops.potential import potential, potential_gradient
 from unot_fast.ops.separable_lse import separable_lse
 from unot_fast.ops.sinkhorn_multiscale import sinkhorn_multiscale
 from unot_fast.ops.sinkhorn_separable import Solution, sinkhorn_separable
@@ -14,11 +16,15 @@ from unot_fast.ops.stationary_lse import stationary_lse
 
 __all__ = [
     "Backend",
+    "Minimum",
     "Normalised",
     "Solution",
     "backends",
+    "c_transform",
     "channel_mlp",
     "normalise",
+    "potential",
+    "potential_gradient",
     "resolve",
     "separable_lse",
     "sinkhorn_multiscale",

@@ -22,6 +22,7 @@ _ARGUMENTS = {
     "normalise": (*(_i64,) * 4, _int, _pointer, _pointer, _int, *(_pointer,) * 5),
     "spectral_analysis": (_i64, _pointer, _int, *(_pointer,) * 3, _int, _pointer),
     **dict.fromkeys(("spectral_mixing", "spectral_synthesis", "channel_mlp"), (_pointer, _int)),
+    **dict.fromkeys(("potential", "c_transform"), (_pointer,)),
 }
 
 

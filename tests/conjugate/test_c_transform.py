@@ -1,0 +1,166 @@
+import pytest
+import torch
+
+from tests.models.test_neural_potential import Bowl, moved
+from unot_fast import NeuralPotential, c_transform
+from unot_fast.conjugate import METHODS
+from unot_fast.models import Potential
+
+
+@pytest.fixture
+def potential():
+    return moved(NeuralPotential(5, (16, 16))).double()
+
+
+def points(n=50, dim=5):
+    return torch.randn(n, dim, generator=torch.Generator().manual_seed(1)).double()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_finds_the_same_minimum(potential, method):
+    z = points()
+    exact = c_transform(potential, z, backend="reference", tol=1e-11)
+    found = c_transform(potential, z, method=method, backend="torch", max_iter=3000, tol=1e-9)
+    assert found.converged.all()
+    assert torch.allclose(found.y, exact.y, atol=1e-6)
+    assert torch.allclose(found.value, exact.value, atol=1e-9)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_the_search_in_torch_is_the_compiled_one(classes):
+    potential = moved(NeuralPotential(5, (16, 16), classes=classes))
+    z = points().float()
+    labels = torch.randint(classes, (50,)) if classes > 1 else None
+    compiled = c_transform(potential, z, labels, backend="cpu")
+    plain = c_transform(potential, z, labels, backend="torch")
+    assert (compiled.n_iters - plain.n_iters).abs().max() <= 1
+    assert torch.allclose(compiled.y, plain.y, atol=2e-3)
+    assert compiled.backend == "cpu"
+    assert "'torch'" in repr(plain)
+
+
+def test_the_inverse_of_the_map(potential):
+    x = points()
+    with torch.no_grad():
+        z = potential.transport(x)
+    assert torch.allclose(c_transform(potential, z, tol=1e-10).y, x, atol=1e-7)
+
+
+def test_envelope_theorem(potential):
+    """Derivatives of the value against differences of whole searches."""
+    z, step = points(8), 1e-5
+    weight = torch.linspace(-1, 1, 8).double()
+
+    def total():
+        return (c_transform(potential, z, tol=1e-12).value * weight).sum()
+
+    for p in potential.parameters():
+        flat = p.detach().flatten()
+        (grad,) = torch.autograd.grad(total(), p)
+        for k in {0, flat.numel() // 2, flat.numel() - 1}:
+            with torch.no_grad():
+                flat[k] += step
+                ahead = total()
+                flat[k] -= 2 * step
+                behind = total()
+                flat[k] += step
+            assert float(grad.flatten()[k]) == pytest.approx(
+                float(ahead - behind) / (2 * step), rel=1e-6, abs=1e-8
+            )
+    z.requires_grad_()
+    (grad,) = torch.autograd.grad(total(), z)
+    found = c_transform(potential, z.detach(), tol=1e-12)
+    assert torch.allclose(grad, weight[:, None] * (z - found.y), atol=1e-9)
+
+
+def test_no_graph_through_the_search(potential):
+    found = c_transform(potential, points().requires_grad_(), backend="torch")
+    assert not found.y.requires_grad and found.value.requires_grad
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_potential_of_ones_own(method):
+    z = points(30, 3)
+    found = c_transform(Bowl(3), z, method=method, max_iter=2000)
+    assert found.converged.all() and found.backend == "torch"
+    assert torch.allclose(found.y - 0.3 * found.y.sin(), z, atol=1e-6)
+
+
+def test_any_leading_shape(potential):
+    z = points().view(2, 5, 5, 5)
+    found = c_transform(potential, z)
+    assert found.y.shape == z.shape and found.value.shape == found.converged.shape == (2, 5, 5)
+    assert torch.equal(found.y.view(-1, 5), c_transform(potential, z.view(-1, 5)).y)
+    assert c_transform(potential, z[0, 0, 0]).value.shape == ()
+    assert c_transform(potential, z[:0]).y.shape == (0, 5, 5, 5)
+
+
+def test_a_warm_start_is_soon_there(potential):
+    z = points()
+    cold = c_transform(potential, z, tol=1e-6)
+    warm = c_transform(potential, z, start=cold.y, tol=1e-6)
+    assert (warm.n_iters == 1).all()
+
+
+class Ridge(Potential):
+    """1 + greatest curvature of g is below 0: no prox exists."""
+
+    def forward(self, x, labels=None):
+        return -2 * x.square().sum(1)
+
+
+class Steep(Potential):
+    """Convex, with curvature from 1 to 10^4."""
+
+    def forward(self, x, labels=None):
+        scale = torch.logspace(0, 4, x.shape[1], dtype=x.dtype)
+        return (scale * x.square()).sum(1) / 2
+
+
+@pytest.mark.parametrize("method", ["lbfgs", "picard"])
+def test_divergence_is_told(method):
+    found = c_transform(Ridge(3), points(20, 3), method=method)
+    assert not found.converged.any()
+    assert found.y.isfinite().all()
+    assert "20 not converged" in repr(found)
+
+
+@pytest.mark.parametrize("method", ["gradient", "nesterov", "barzilai-borwein", "anderson"])
+def test_steps_that_need_convexity_ask_for_it(method):
+    with pytest.raises(ValueError, match="potential is not convex: u has a curvature of -3"):
+        c_transform(Ridge(3), points(20, 3), method=method)
+    # With bounds that are wrong they find the maximum, and it is not taken for a minimum.
+    found = c_transform(Ridge(3), points(20, 3), method=method, bounds=(0.1, 5.0), max_iter=50)
+    assert not found.converged.any()
+
+
+def test_lbfgs_where_the_published_step_fails():
+    z = points(20, 5)
+    assert c_transform(Steep(5), z, tol=1e-6).converged.all()
+    assert not c_transform(Steep(5), z, tol=1e-6, method="picard").converged.any()
+
+
+def test_arguments_are_checked(potential):
+    z = points(4)
+    for error, message, arguments in (
+        (TypeError, "potential must be a Potential", (torch.nn.Linear(5, 1), z)),
+        (TypeError, "z must be float32", (potential, z.half())),
+        (ValueError, r"z must have shape \(\.\.\., 5\)", (potential, z[:, :3])),
+        (ValueError, "z must be finite", (potential, z / 0)),
+        (ValueError, "labels must have shape", (potential, z, torch.zeros(3).long())),
+    ):
+        with pytest.raises(error, match=message):
+            c_transform(*arguments)
+    for message, options in (
+        ("start must have shape", {"start": z[:2]}),
+        ("tol must be positive", {"tol": 0.0}),
+        ("max_iter must be positive", {"max_iter": 0}),
+        ("method must be one of", {"method": "newton"}),
+        ("memory must be in", {"memory": 17}),
+        ("preconditioner must have shape", {"preconditioner": torch.eye(4)}),
+        ("backend must be one of", {"backend": "cuda"}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            c_transform(potential, z, **options)
+    with pytest.raises(RuntimeError, match="searches by 'lbfgs'"):
+        c_transform(Bowl(5), z, backend="cpu")

@@ -1,0 +1,66 @@
+"""How a potential is fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Settings of a fit; the defaults are meant for every dimension.
+
+    Attributes
+    ----------
+    batch : int
+        Points of each side in a step.
+    matrix_rate, rate : float
+        Learning rates of the matrices, by Muon, and of all else, by Adam. Both follow a cosine to
+        0, after ``warm_up`` steps.
+    warm_up : int
+    ema : float
+        Decay of the averaged weights, which are the result.
+    tol : float
+        Of the searches while training, see `c_transform`.
+    max_iter : int
+        Gradients that such a search may take.
+    leave_out : float
+        Points whose search ended at a greater residual, relative like ``tol``, are left out of
+        the step.
+    held_back : int
+        Points of each side that are kept from an array for validation, at most a tenth of it; of a
+        sampler, as many are drawn once.
+    validations : int
+        How often the value on those is looked at in a fit.
+    patience : int
+        A fit from arrays ends when the last so many validations have brought nothing.
+    shards : int
+        Parts of a batch that several processes may share; the result does not depend on how many
+        processes there are.
+    seed : int
+    """
+
+    batch: int = 512
+    matrix_rate: float = 1e-2
+    rate: float = 4e-3
+    warm_up: int = 100
+    ema: float = 0.999
+    tol: float = 1e-2
+    max_iter: int = 60
+    leave_out: float = 0.1
+    held_back: int = 2048
+    validations: int = 20
+    patience: int = 5
+    shards: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "max_iter", "held_back", "validations", "patience", "shards"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
+        for name in ("matrix_rate", "rate", "tol", "leave_out"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be in [0, 1); got {self.ema}")
+        if self.batch % self.shards:
+            raise ValueError(f"batch must be a multiple of shards; got {self.batch}, {self.shards}")

@@ -1,0 +1,242 @@
+"""Training of a potential by ascent of the dual."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unot_fast.conjugate import c_transform
+from unot_fast.models import NeuralPotential
+from unot_fast.neural_ot.config import FitConfig
+from unot_fast.neural_ot.linear_map import LinearMap
+from unot_fast.neural_ot.samples import Draw, Rows, Samples
+from unot_fast.neural_ot.units import Units
+from unot_fast.training import checkpoint
+from unot_fast.training.processes import (
+    from_first,
+    own_shards,
+    random_at,
+    rank,
+    sum_gradients,
+    total,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A validation during a fit."""
+
+    step: int
+    seconds: float
+    dual: float  # on the points held back, in the units of the potential
+    n_iters: float  # gradients of a search since the last row, in the mean
+    left_out: float  # share of the points that were left out since then
+
+
+class Fit:
+    """A fit that can be stopped and gone on with.
+
+    Parameters
+    ----------
+    potential : NeuralPotential
+        Trained in place.
+    units : Units
+    source, target
+        What `samples` makes.
+    linear : LinearMap
+        Its inverse preconditions the searches and begins them.
+    config : FitConfig
+    """
+
+    def __init__(
+        self,
+        potential: NeuralPotential,
+        units: Units,
+        source: Samples,
+        target: Samples,
+        linear: LinearMap,
+        config: FitConfig,
+    ) -> None:
+        self.potential, self.units, self.linear, self.config = potential, units, linear, config
+        self.average = copy.deepcopy(potential).requires_grad_(False)
+        self.best = copy.deepcopy(self.average)
+        self.steps, self.seconds, self.history = 0, 0.0, []
+        self.source, self._held_source = source.split(config.held_back, random_at(config.seed, 0))
+        self.target, self._held_target = target.split(config.held_back, random_at(config.seed, 1))
+        self.ends = isinstance(source, Rows) or isinstance(target, Rows)
+        self.inverses: Tensor | None = None  # of an array's rows, where their searches ended
+        if isinstance(self.target, Rows):
+            self.inverses = linear.inverse(units.target(self.target.x), self.target.labels)
+        matrices = [p for p in potential.parameters() if p.ndim == 2 and min(p.shape) > 1]
+        rest = [p for p in potential.parameters() if not any(p is m for m in matrices)]
+        self.optimisers = [
+            torch.optim.Muon(matrices, lr=config.matrix_rate, weight_decay=0.0),
+            torch.optim.Adam(rest, lr=config.rate),
+        ]
+
+    def run(
+        self,
+        *,
+        steps: int | None,
+        budget: float | None,
+        path: Path | None = None,
+        save_every: float = 60.0,
+        report: Callable[[float, Row | None], None] | None = None,
+    ) -> None:
+        """Go on to so many steps or seconds in all; the potential then has the best weights."""
+        before, start = self.seconds, time.perf_counter()
+        saved, seen = start, [0.0, 0.0, 0.0]
+
+        def progress() -> float:
+            self.seconds = from_first(before + time.perf_counter() - start)
+            return self.steps / steps if steps is not None else self.seconds / budget
+
+        while (done := progress()) < 1:
+            due = (len(self.history) + 1) / self.config.validations
+            if done >= due:
+                self._validate(seen)
+                if report is not None:
+                    report(done, self.history[-1])
+                seen = [0.0, 0.0, 0.0]
+                if self._settled():
+                    break
+            n_iters, left_out = self._step(done)
+            seen = [seen[0] + n_iters, seen[1] + left_out, seen[2] + 1]
+            if report is not None:
+                report(done, None)
+            if path is not None and time.perf_counter() - saved > save_every:
+                self.save(path)
+                saved = time.perf_counter()
+        self._validate(seen)
+        if report is not None:
+            report(1.0, self.history[-1])
+        if path is not None:
+            self.save(path)
+        self.potential.load_state_dict(self.best.state_dict())
+
+    def _step(self, done: float) -> tuple[float, float]:
+        """One step; mean gradients of a search, and the share of points left out."""
+        config = self.config
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        size, told = config.batch // config.shards, torch.zeros(2, dtype=torch.float64)
+        for shard in own_shards(config.shards):
+            x = self.source.draw(size, random_at(config.seed, 2, self.steps, shard))
+            z = self.target.draw(size, random_at(config.seed, 3, self.steps, shard))
+            told += self._shard(x, z)
+        sum_gradients(self.potential)
+        told = total(told) / config.shards
+        warm = min(1.0, (self.steps + 1) / config.warm_up)
+        factor = 0.5 * (1 + math.cos(math.pi * done)) * warm
+        for optimiser, rate in zip(self.optimisers, (config.matrix_rate, config.rate), strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * factor
+            optimiser.step()
+        self.potential.project()
+        self.steps += 1
+        decay = min(config.ema, self.steps / (self.steps + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.average.parameters()), list(self.potential.parameters()), 1 - decay
+            )
+        return float(told[0]), float(told[1])
+
+    def _shard(self, x: Draw, z: Draw) -> Tensor:
+        """Adds to the gradients; mean gradients of a search and share left out."""
+        config = self.config
+        target = self.units.target(z.x)
+        start = self.inverses[z.rows] if z.rows is not None else None
+        if start is None:
+            start = self.linear.inverse(target, z.labels)
+        found = c_transform(
+            self.potential.requires_grad_(False), target, z.labels, start=start, tol=config.tol,
+            max_iter=config.max_iter, preconditioner=self.linear.inverse_slope,
+        )  # fmt: skip
+        self.potential.requires_grad_(True)
+        if z.rows is not None:
+            self.inverses[z.rows] = found.y
+        kept = found.residual <= config.leave_out * (1 + target.norm(dim=1))
+        weight = torch.cat(
+            (torch.full((len(x.x),), 1 / len(x.x)), -kept.float() / kept.sum().clamp_min(1))
+        )
+        labels = None if x.labels is None else torch.cat((x.labels, z.labels))
+        points = torch.cat((self.units.source(x.x), found.y))
+        # By the envelope theorem: E u(x) + E (z . y - u(y)) at fixed y.
+        loss = (self.potential.convex_value(points, labels) * weight).sum()
+        (loss / config.shards).backward()
+        return torch.tensor((float(found.n_iters.float().mean()), float((~kept).float().mean())))
+
+    def _validate(self, seen: list[float]) -> None:
+        """The averaged weights on the points held back; the best are kept."""
+        x, z = self._held_source, self._held_target
+        target = self.units.target(z.x)
+        found = c_transform(
+            self.average, target, z.labels, start=self.linear.inverse(target, z.labels), tol=1e-3,
+            preconditioner=self.linear.inverse_slope,
+        )  # fmt: skip
+        # All of 1/2 |x - z|^2 but for what no potential can change.
+        source = self.average.convex_value(self.units.source(x.x), x.labels).mean()
+        conjugate = target.square().sum(1) / 2 - found.value
+        dual = -float(source + conjugate.mean())
+        if not math.isfinite(dual):
+            dual = -math.inf
+        if not self.ends or not self.history or dual >= max(row.dual for row in self.history):
+            self.best.load_state_dict(self.average.state_dict())
+        count = max(seen[2], 1)
+        row = Row(self.steps, self.seconds, dual, seen[0] / count, seen[1] / count)
+        self.history.append(row)
+
+    def _settled(self) -> bool:
+        """Whether points that are few have nothing more to say."""
+        if not self.ends:
+            return False
+        best = max(range(len(self.history)), key=lambda k: self.history[k].dual)
+        return len(self.history) - 1 - best >= self.config.patience
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, in the first process alone."""
+        if rank() != 0:
+            return
+        state = {
+            "training": dataclasses.asdict(self.config),
+            "potential": self.potential.state_dict(),
+            "average": self.average.state_dict(),
+            "best": self.best.state_dict(),
+            "units": self.units.state_dict(),
+            "optimisers": [o.state_dict() for o in self.optimisers],
+            "inverses": self.inverses,
+            "history": [dataclasses.asdict(row) for row in self.history],
+            "steps": self.steps,
+            "seconds": self.seconds,
+        }
+        checkpoint.save(state, path)
+
+    def resume(self, path: Path) -> None:
+        """Go back to where a checkpoint was written.
+
+        Raises
+        ------
+        ValueError
+            The file is no checkpoint, or one of other settings.
+        """
+        state = checkpoint.load(path)
+        if state["training"] != dataclasses.asdict(self.config):
+            raise ValueError(f"{path} is of a fit with other settings")
+        try:
+            for name in ("potential", "average", "best", "units"):
+                getattr(self, name).load_state_dict(state[name])
+        except RuntimeError as error:
+            raise ValueError(f"{path} is of another potential: {error}") from error
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.inverses = state["inverses"]
+        self.history = [Row(**row) for row in state["history"]]
+        self.steps, self.seconds = state["steps"], state["seconds"]

@@ -1,0 +1,72 @@
+"""The best linear map between two sets of points: where a potential and its searches begin."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class LinearMap(nn.Module):
+    """z = slope x + offset of the class, with one slope for all classes."""
+
+    def __init__(self, dim: int, classes: int = 1) -> None:
+        super().__init__()
+        self.register_buffer("slope", torch.eye(dim))
+        self.register_buffer("inverse_slope", torch.eye(dim))
+        self.register_buffer("offset", torch.zeros(classes, dim))
+
+    def measure(
+        self, x: Tensor, z: Tensor, x_labels: Tensor | None = None, z_labels: Tensor | None = None
+    ) -> None:
+        """The optimal map of Gaussians that have the covariances within classes of these points."""
+        classes = len(self.offset)
+        x_mean, z_mean = _means(x, x_labels, classes), _means(z, z_labels, classes)
+        slope = gaussian_map(x - _of(x_mean, x_labels), z - _of(z_mean, z_labels))
+        self.slope.copy_(slope)
+        self.inverse_slope.copy_(torch.linalg.inv(slope))
+        self.offset.copy_(z_mean - x_mean @ slope)
+
+    def inverse(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return (z - _of(self.offset, labels)) @ self.inverse_slope
+
+
+def _means(x: Tensor, labels: Tensor | None, classes: int) -> Tensor:
+    if labels is None:
+        return x.mean(0, keepdim=True)
+    chosen = torch.nn.functional.one_hot(labels, classes).to(x)
+    return chosen.T @ x / chosen.sum(0)[:, None]
+
+
+def _of(table: Tensor, labels: Tensor | None) -> Tensor:
+    return table if labels is None else table[labels]
+
+
+def gaussian_map(x: Tensor, z: Tensor) -> Tensor:
+    r"""The symmetric matrix that carries the covariance of ``x`` to that of ``z``, (d, d).
+
+    .. math:: S_0^{-1/2} (S_0^{1/2} S_1 S_0^{1/2})^{1/2} S_0^{-1/2}
+
+    The optimal transport of Gaussians. Covariances are shrunk towards their mean variance as much
+    as the number of points asks for, and the result kept between 1/30 and 30.
+    """
+    first, second = _covariance(x), _covariance(z)
+    root = _power(first, 0.5)
+    inverse = _power(first, -0.5)
+    found = inverse @ _power(root @ second @ root, 0.5) @ inverse
+    values, vectors = torch.linalg.eigh((found + found.T) / 2)
+    return ((vectors * values.clamp(1 / 30, 30)) @ vectors.T).to(x.dtype)
+
+
+def _covariance(x: Tensor) -> Tensor:
+    x = x.double()
+    x = x - x.mean(0)
+    n, d = x.shape
+    covariance = x.T @ x / n
+    share = min(1.0, d / n)
+    mean = covariance.diagonal().mean() * torch.eye(d, dtype=x.dtype, device=x.device)
+    return (1 - share) * covariance + share * mean
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp_min(1e-12 * values[-1]) ** exponent) @ vectors.T

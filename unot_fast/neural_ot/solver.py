@@ -1,0 +1,384 @@
+"""Optimal transport between two sets of samples, as one learned potential."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unot_fast.conjugate import CTransform, c_transform
+from unot_fast.models import NeuralPotential
+from unot_fast.neural_ot.config import FitConfig
+from unot_fast.neural_ot.fit import Fit, Row
+from unot_fast.neural_ot.linear_map import LinearMap
+from unot_fast.neural_ot.samples import Samples, Source, samples
+from unot_fast.neural_ot.units import Units
+from unot_fast.training.processes import random_at
+
+_KIND = "unot_fast.NeuralOT"
+
+
+class NeuralOT:
+    r"""The optimal map of quadratic cost between measures that are known by samples.
+
+    One convex potential u is trained on the dual
+
+    .. math::
+
+        \max_u \; -\mathbb E_\mu u(x) - \mathbb E_\nu u^*(z), \qquad
+        u^*(z) = \max_y z \cdot y - u(y),
+
+    in which the maximum over y is found for every point and the gradient needs nothing else
+    (Danskin). The forward map is the gradient of u, the backward map that of u^*.
+
+    Parameters
+    ----------
+    dim : int
+        d, of the space.
+    widths : sequence of int
+        Of the network's layers.
+    classes : int
+        Class-conditional transport: class k of the source goes to class k of the target.
+    quadratic : int, optional
+        Rank of the network's quadratic term: full if None, 0 for none. A full one begins at the
+        optimal map of Gaussians with the samples' covariances.
+    potential : NeuralPotential, optional
+        A potential of your own, in place of the three arguments before.
+    **fit
+        Settings of `unot_fast.neural_ot.config.FitConfig`, such as ``batch`` or ``seed``.
+
+    Attributes
+    ----------
+    potential : NeuralPotential
+        In units where both sides have mean 0 and coordinates that vary by about 1.
+    units : Units
+    history : list of Row
+        Validations of the last fit.
+
+    References
+    ----------
+    Park et al., "Implicit neural optimal transport via fixed-point optimization", 2026; Makkuva et
+    al., "Optimal transport mapping via input convex neural networks", ICML 2020; Amos, "On
+    amortizing convex conjugates for optimal transport", ICLR 2023.
+
+    Examples
+    --------
+    >>> import torch, unot_fast
+    >>> x = torch.randn(4000, 2)
+    >>> z = torch.randn(4000, 2) @ torch.tensor([[2.0, 0.0], [0.5, 1.0]]) + 3
+    >>> ot = unot_fast.NeuralOT(2).fit(x, z, steps=50)
+    >>> ot.transport(x[:5]).shape, ot.inverse(z[:5]).shape
+    (torch.Size([5, 2]), torch.Size([5, 2]))
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        widths: Sequence[int] = (128, 128),
+        *,
+        classes: int = 1,
+        quadratic: int | None = None,
+        potential: NeuralPotential | None = None,
+        **fit: float,
+    ) -> None:
+        self.config = FitConfig(**fit)
+        if potential is None:
+            potential = NeuralPotential(
+                dim, widths, classes=classes, quadratic=quadratic, seed=self.config.seed
+            )
+        if not isinstance(potential, NeuralPotential):
+            raise TypeError(f"potential must be a NeuralPotential; got {type(potential).__name__}")
+        if potential.dim != dim:
+            raise ValueError(f"potential must have dim = {dim}; got {potential.dim}")
+        self.dim, self.potential = dim, potential.float()
+        self.units = Units(dim)
+        self.linear = LinearMap(dim, potential.classes)
+        self.history: list[Row] = []
+
+    def fit(
+        self,
+        source: Source,
+        target: Source,
+        *,
+        source_labels: Tensor | np.ndarray | None = None,
+        target_labels: Tensor | np.ndarray | None = None,
+        budget: float | None = None,
+        steps: int | None = None,
+        checkpoint: str | Path | None = None,
+        progress: bool = False,
+        report: Callable[[Row], None] | None = None,
+    ) -> NeuralOT:
+        """Learn the map from samples.
+
+        Parameters
+        ----------
+        source, target : array or Tensor of shape (N, dim), callable, or iterable of batches
+            A callable is asked for n points, ``source(n)``, with ``generator=`` where it takes
+            one. With classes, callables and iterables give pairs of points and labels.
+        source_labels, target_labels : Tensor or array of shape (N,), optional
+            Of arrays, with classes.
+        budget : float, optional
+            Seconds; 60 if neither is given. The learning rate follows the clock.
+        steps : int, optional
+            In place of a budget: then the result is a function of the arguments.
+        checkpoint : str or Path, optional
+            A file that the fit is saved to every minute, and from which it goes on if it is there.
+        progress : bool
+            Show a bar.
+        report : callable, optional
+            Called with every validation.
+
+        Returns
+        -------
+        NeuralOT
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The message names the argument.
+        """
+        if budget is not None and steps is not None:
+            raise ValueError("budget: give either budget or steps")
+        if steps is None:
+            budget = 60.0 if budget is None else budget
+        for name, value in (("budget", budget), ("steps", steps)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive; got {value}")
+        classes = self.potential.classes
+        x = samples("source", source, source_labels, self.dim, classes)
+        z = samples("target", target, target_labels, self.dim, classes)
+        path = None if checkpoint is None else Path(checkpoint)
+        self._begin(x, z)
+        fit = Fit(self.potential, self.units, x, z, self.linear, self.config)
+        if path is not None and path.exists():
+            fit.resume(path)
+        with _Bar(progress, steps, budget) as bar:
+
+            def told(done: float, row: Row | None) -> None:
+                bar(done, row)
+                if row is not None and report is not None:
+                    report(row)
+
+            fit.run(steps=steps, budget=budget, path=path, report=told)
+        self.history = fit.history
+        self.potential.requires_grad_(False)
+        return self
+
+    def _begin(self, source: Samples, target: Samples) -> None:
+        """Units, and the map to begin with, from the first points."""
+        count, seed, potential = max(10_000, 20 * self.dim), self.config.seed, self.potential
+        x, z = source.first(count, random_at(seed, 4)), target.first(count, random_at(seed, 5))
+        self.units.measure(x.x, z.x)
+        self.linear.measure(self.units.source(x.x), self.units.target(z.x), x.labels, z.labels)
+        if len(potential.quadratic) < self.dim:
+            return
+        values, vectors = torch.linalg.eigh(self.linear.slope)
+        root = (values - potential.strong).clamp_min(0).sqrt()
+        with torch.no_grad():
+            potential.quadratic.zero_()
+            potential.quadratic[: self.dim].copy_((vectors * root) @ vectors.T)
+            potential.linear.copy_(self.linear.offset)
+
+    def transport(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The forward map, from the source to the target.
+
+        Parameters
+        ----------
+        x : Tensor, shape (..., dim)
+        labels : Tensor, shape (...), int64, optional
+            With classes.
+
+        Returns
+        -------
+        Tensor, shape (..., dim)
+        """
+        self._check("x", x)
+        flat = self.units.source(x.float()).reshape(-1, self.dim)
+        with torch.no_grad():
+            found = self.potential.transport(flat, None if labels is None else labels.reshape(-1))
+        return self.units.target_back(found).view(x.shape)
+
+    def inverse(
+        self, z: Tensor, labels: Tensor | None = None, *, tol: float = 1e-5, max_iter: int = 500
+    ) -> Tensor:
+        """The backward map, from the target to the source.
+
+        Parameters
+        ----------
+        z : Tensor, shape (..., dim)
+        labels : Tensor, shape (...), int64, optional
+            With classes.
+        tol : float
+            Of the searches, see `unot_fast.c_transform`.
+        max_iter : int
+            Gradients that a point may take.
+
+        Returns
+        -------
+        Tensor, shape (..., dim)
+
+        Raises
+        ------
+        RuntimeError
+            Some searches did not converge; `conjugate` returns what they found.
+        """
+        found = self.conjugate(z, labels, tol=tol, max_iter=max_iter)
+        left = int((~found.converged).sum())
+        if left:
+            raise RuntimeError(
+                f"inverse: {left} of {found.converged.numel()} points did not converge in "
+                f"{max_iter} gradients, largest residual {float(found.residual.max()):.1e}; "
+                "raise tol or max_iter, or look at conjugate(z)"
+            )
+        return self.units.source_back(found.y)
+
+    def conjugate(
+        self, z: Tensor, labels: Tensor | None = None, *, tol: float = 1e-5, max_iter: int = 500
+    ) -> CTransform:
+        """The c-transform at points of the target, in the units of the potential."""
+        self._check("z", z)
+        target = self.units.target(z.float())
+        own = None if self.potential.classes == 1 else labels
+        with torch.no_grad():
+            return c_transform(
+                self.potential, target, labels, start=self.linear.inverse(target, own), tol=tol,
+                max_iter=max_iter, preconditioner=self.linear.inverse_slope,
+            )  # fmt: skip
+
+    def dual_value(
+        self,
+        x: Tensor,
+        z: Tensor,
+        labels: tuple[Tensor, Tensor] | None = None,
+        *,
+        tol: float = 1e-5,
+    ) -> float:
+        r"""What the dual says of :math:`\tfrac12 W_2^2`, from points of both sides.
+
+        In expectation never above the true value, whatever the potential.
+
+        Parameters
+        ----------
+        x, z : Tensor, shapes (N, dim) and (M, dim)
+        labels : tuple of Tensor, shapes (N,) and (M,), optional
+            With classes.
+        tol : float
+            Of the searches.
+
+        Returns
+        -------
+        float
+            In squared units of the data.
+        """
+        self._check("x", x)
+        own, others = (None, None) if labels is None else labels
+        found = self.conjugate(z, others, tol=tol)
+        units = self.units
+        with torch.no_grad():
+            u = self.potential.convex_value(units.source(x.float()), own)
+        target = units.target(z.float())
+        conjugate = target.square().sum(1) / 2 - found.value  # u^*
+        both = units.source_scale * units.target_scale
+        shift = units.source_mean - units.target_mean
+        left, right = x.float() - units.source_mean, z.float() - units.target_mean
+        phi = left.square().sum(1) / 2 + left @ shift - both * u
+        psi = right.square().sum(1) / 2 - right @ shift - both * conjugate
+        constant = shift.square().sum() / 2
+        return float(phi.double().mean() + psi.double().mean() + constant.double())
+
+    def w2(self, x: Tensor, z: Tensor, labels: tuple[Tensor, Tensor] | None = None) -> float:
+        """The Wasserstein-2 distance by `dual_value`: sqrt(2 dual), in the units of the data."""
+        return max(2 * self.dual_value(x, z, labels), 0.0) ** 0.5
+
+    def save(self, path: str | Path) -> None:
+        """Write everything that the maps need, as safetensors."""
+        from safetensors.torch import save_file
+
+        potential = self.potential
+        described = {
+            "dim": self.dim, "widths": potential.widths, "classes": potential.classes,
+            "quadratic": len(potential.quadratic), "convex": potential.convex,
+            "sharpness": potential.sharpness, "strong": potential.strong,
+        }  # fmt: skip
+        state = {
+            **{f"potential.{k}": v for k, v in potential.state_dict().items()},
+            **{f"units.{k}": v for k, v in self.units.state_dict().items()},
+            **{f"linear.{k}": v for k, v in self.linear.state_dict().items()},
+        }
+        metadata = {
+            "kind": _KIND,
+            "potential": json.dumps(described),
+            "fit": json.dumps(dataclasses.asdict(self.config)),
+        }
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, path, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> NeuralOT:
+        """What `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            The file holds something else.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path} is no safetensors file: {error}") from error
+        if metadata.get("kind") != _KIND:
+            raise ValueError(f"{path} holds no NeuralOT")
+        described = json.loads(metadata["potential"])
+        potential = NeuralPotential(**described)
+        ot = cls(described["dim"], potential=potential, **json.loads(metadata["fit"]))
+        for name in ("potential", "units", "linear"):
+            own = f"{name}."
+            part = {k.removeprefix(own): v for k, v in state.items() if k.startswith(own)}
+            getattr(ot, name).load_state_dict(part)
+        ot.potential.requires_grad_(False)
+        return ot
+
+    def _check(self, name: str, x: Tensor) -> None:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(f"{name} must be a tensor of floating-point numbers")
+        if x.ndim < 1 or x.shape[-1] != self.dim:
+            raise ValueError(f"{name} must have shape (..., {self.dim}); got {tuple(x.shape)}")
+        if not x.isfinite().all():
+            raise ValueError(f"{name} must be finite")
+
+
+class _Bar:
+    """A progress bar, or nothing."""
+
+    def __init__(self, shown: bool, steps: int | None, budget: float | None) -> None:
+        self._bar = None
+        if shown:
+            from tqdm import tqdm
+
+            unit = "step" if steps is not None else "s"
+            total = steps if steps is not None else budget
+            self._bar = tqdm(total=total, unit=unit, bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} "
+                             "{unit} [{elapsed}<{remaining}{postfix}]")  # fmt: skip
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __call__(self, done: float, row: Row | None) -> None:
+        if self._bar is None:
+            return
+        self._bar.update(min(done, 1.0) * self._bar.total - self._bar.n)
+        if row is not None:
+            self._bar.set_postfix(dual=f"{row.dual:.4f}", iterations=f"{row.n_iters:.1f}")
+
+    def __exit__(self, *_) -> None:
+        if self._bar is not None:
+            self._bar.close()
