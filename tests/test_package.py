@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     "cli",
     "evaluation",
+    "experiments",
     "neural_ot",
     "training",
     "conjugate",
@@ -28,9 +29,20 @@ LAYERS = [
     "kernels",
 ]
 ALLOWED = {
-    "cli": {"cli", "evaluation", "training", "models", "solver", "geometry", "ops"},
+    "cli": {
+        "cli",
+        "evaluation",
+        "experiments",
+        "neural_ot",
+        "training",
+        "models",
+        "solver",
+        "geometry",
+        "ops",
+    },
     "evaluation": {"evaluation", "models", "solver", "geometry", "ops"},
     "training": {"training", "models", "solver", "geometry"},
+    "experiments": {"experiments", "neural_ot", "models"},
     "neural_ot": {"neural_ot", "training", "conjugate", "models", "ops"},
     "conjugate": {"conjugate", "models", "ops"},
     "solver": {"solver", "geometry", "ops"},

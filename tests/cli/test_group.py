@@ -11,7 +11,7 @@ from unot_fast.cli import main
 def test_help_lists_the_commands(call):
     result = call("--help")
     assert result.exit_code == 0
-    for name in ("solve", "pairwise", "evaluate", "info", "demo"):
+    for name in ("solve", "pairwise", "evaluate", "neural-ot", "info", "demo"):
         assert f"  {name} " in result.output
 
 
@@ -25,7 +25,7 @@ def test_unknown_command(call):
     assert "No such command 'transport'" in result.output
 
 
-@pytest.mark.parametrize("name", ["solve", "pairwise", "evaluate", "info", "demo"])
+@pytest.mark.parametrize("name", ["solve", "pairwise", "evaluate", "neural-ot", "info", "demo"])
 def test_help_of_a_command(call, name):
     result = call(name, "--help")
     assert result.exit_code == 0

@@ -22,7 +22,7 @@ def moved(potential, by=0.1):
 
 
 @pytest.mark.parametrize(
-    "options, error",
+    ("options", "error"),
     [({}, 0.01), ({"convex": False}, 0.01), ({"quadratic": 0}, 0.3), ({"classes": 3}, 0.01)],
 )
 @pytest.mark.parametrize("dim", [1, 2, 17, 64])

@@ -37,7 +37,7 @@ def error(found, expected):
     return float(100 * (found - expected).square().sum(1).mean() / expected.var(0).sum())
 
 
-@pytest.mark.parametrize("quadratic, most", [(None, 0.05), (0, 1.0)])
+@pytest.mark.parametrize(("quadratic", "most"), [(None, 0.05), (0, 1.0)])
 def test_gaussians(quadratic, most):
     ot = NeuralOT(2, (32, 32), quadratic=quadratic).fit(source, target, steps=300)
     x = draw(4000, 1)
@@ -170,7 +170,8 @@ if {processes} > 1:
     torch.distributed.init_process_group("gloo")
 random = torch.Generator().manual_seed(0)
 x, z = torch.randn(300, 2, generator=random), 2 * torch.randn(300, 2, generator=random)
-ot = NeuralOT(2, (8, 8), batch=64, shards=2).fit(lambda n, generator: torch.randn(n, 2, generator=generator), z, steps=20)
+ot = NeuralOT(2, (8, 8), batch=64, shards=2)
+ot.fit(lambda n, generator: torch.randn(n, 2, generator=generator), z, steps=20)
 if rank() == 0:
     ot.save(sys.argv[1])
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 SHAPES = [  # dim, widths, classes, rows of the quadratic term, points
@@ -27,7 +29,7 @@ def problem(dim, widths, classes, quadratic, points, convex=True):
             normal(quadratic, dim, scale=dim**-0.5),
         )
     )
-    hidden = [normal(n, below) / below for below, n in zip(widths, widths[1:], strict=False)]
+    hidden = [normal(n, below) / below for below, n in itertools.pairwise(widths)]
     top = normal(widths[-1]) / widths[-1]
     if convex:
         hidden, top = [v.abs() for v in hidden], top.abs()

@@ -25,7 +25,8 @@ def test_agrees_with_reference(shape, dtype):
     torch.manual_seed(0)
     arguments = problem(*shape)
     found, expected = run(arguments, "cpu", dtype), run(arguments, "reference", torch.float64)
-    assert expected.converged.all() and found.converged.all()
+    assert expected.converged.all()
+    assert found.converged.all()
     assert found.y.dtype is dtype
     # u is strongly convex, so a small gradient means a near minimum.
     distance = (found.y.double() - expected.y).norm(dim=1)

@@ -29,7 +29,8 @@ def test_agrees_with_reference(shape, backend, dtype, convex):
     arguments = problem(*shape, convex=convex)
     expected = outcome(arguments, "reference", torch.float64)
     for k, (x, y) in enumerate(zip(outcome(arguments, backend, dtype), expected, strict=True)):
-        assert x.dtype is dtype and x.shape == y.shape
+        assert x.dtype is dtype
+        assert x.shape == y.shape
         if y.numel():
             error = float((x.double() - y).abs().max() / y.abs().max().clamp_min(1e-30))
             assert error < TOLERANCE[dtype], f"{k}: {error:.1e}"
@@ -60,7 +61,7 @@ def test_gradcheck(backend):
 
 def test_gradient_in_torch_is_differentiable():
     torch.manual_seed(0)
-    arguments, leaves = converted(problem(2, (3, 4), 1, 1, 3), torch.float64, grad=True)
+    arguments, _leaves = converted(problem(2, (3, 4), 1, 1, 3), torch.float64, grad=True)
     x, labels, maps, (v,), bias, top, linear = arguments
 
     def run(x, maps, v, top):

@@ -13,6 +13,7 @@ _COMMANDS = {
     "pairwise": "Matrix of distances between all pictures of a folder.",
     "train": "Train a transport network.",
     "evaluate": "Starts and networks by the published protocol.",
+    "neural-ot": "Transport maps learned from samples.",
     "info": "Versions, hardware and backends.",
     "demo": "Starts and peers compared on real pictures.",
 }
@@ -25,7 +26,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        return importlib.import_module(f"unot_fast.cli.{name}").command
+        return importlib.import_module(f"unot_fast.cli.{name.replace('-', '_')}").command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

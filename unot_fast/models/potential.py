@@ -54,7 +54,7 @@ class Potential(nn.Module):
         raise NotImplementedError
 
     def gradient(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The gradient of g in ``x``, shape (B, dim); differentiable where gradients are enabled."""
+        """The gradient of g in ``x``, shape (B, dim), itself differentiable."""
         keep = torch.is_grad_enabled()
         with torch.enable_grad():
             x = x if x.requires_grad else x.detach().requires_grad_()

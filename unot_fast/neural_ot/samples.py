@@ -138,12 +138,13 @@ class Loader:
         return self, self.draw(held_back, random)
 
     def _next(self) -> object:
-        for _ in range(2):
-            try:
-                return next(self._left)
-            except StopIteration:
-                self._left = iter(self.batches)
-        raise ValueError(f"{self.name} has no batches")
+        batch = next(self._left, None)
+        if batch is None:
+            self._left = iter(self.batches)
+            batch = next(self._left, None)
+        if batch is None:
+            raise ValueError(f"{self.name} has no batches")
+        return batch
 
 
 Samples = Rows | Sampler | Loader

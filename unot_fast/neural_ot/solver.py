@@ -49,13 +49,15 @@ class NeuralOT:
         optimal map of Gaussians with the samples' covariances.
     potential : NeuralPotential, optional
         A potential of your own, in place of the three arguments before.
+    standardize : bool
+        Learn in units where both sides have mean 0 and coordinates that vary by about 1.
     **fit
         Settings of `unot_fast.neural_ot.config.FitConfig`, such as ``batch`` or ``seed``.
 
     Attributes
     ----------
     potential : NeuralPotential
-        In units where both sides have mean 0 and coordinates that vary by about 1.
+        In those units.
     units : Units
     history : list of Row
         Validations of the last fit.
@@ -84,6 +86,7 @@ class NeuralOT:
         classes: int = 1,
         quadratic: int | None = None,
         potential: NeuralPotential | None = None,
+        standardize: bool = True,
         **fit: float,
     ) -> None:
         self.config = FitConfig(**fit)
@@ -96,7 +99,7 @@ class NeuralOT:
         if potential.dim != dim:
             raise ValueError(f"potential must have dim = {dim}; got {potential.dim}")
         self.dim, self.potential = dim, potential.float()
-        self.units = Units(dim)
+        self.units, self.standardize = Units(dim), standardize
         self.linear = LinearMap(dim, potential.classes)
         self.history: list[Row] = []
 
@@ -174,7 +177,8 @@ class NeuralOT:
         """Units, and the map to begin with, from the first points."""
         count, seed, potential = max(10_000, 20 * self.dim), self.config.seed, self.potential
         x, z = source.first(count, random_at(seed, 4)), target.first(count, random_at(seed, 5))
-        self.units.measure(x.x, z.x)
+        if self.standardize:
+            self.units.measure(x.x, z.x)
         self.linear.measure(self.units.source(x.x), self.units.target(z.x), x.labels, z.labels)
         if len(potential.quadratic) < self.dim:
             return

@@ -111,7 +111,7 @@ def c_transform(
     labels, maps, hidden, bias, top, linear, strong, sharpness
         Those of `potential`.
     preconditioner : Tensor, shape (d, d), optional
-        Symmetric and positive definite, about the inverse of the Hessian of u; the identity if None.
+        Symmetric, positive definite, about the inverse of the Hessian of u; the identity if None.
     memory : int
         Steps that a search remembers, 1 to 16.
     max_iter : int
@@ -123,22 +123,8 @@ def c_transform(
     -------
     Minimum
     """
-    return Minimum(
-        *torch.ops.unot_fast.c_transform(
-            z,
-            labels,
-            start,
-            tolerance,
-            maps,
-            list(hidden),
-            bias,
-            top,
-            linear,
-            preconditioner,
-            strong,
-            sharpness,
-            memory,
-            max_iter,
-            backend,
-        )  # fmt: skip
-    )
+    found = torch.ops.unot_fast.c_transform(
+        z, labels, start, tolerance, maps, list(hidden), bias, top, linear, preconditioner,
+        strong, sharpness, memory, max_iter, backend,
+    )  # fmt: skip
+    return Minimum(*found)

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import DATA
+from unot_fast import NeuralOT
+
+
+def test_gaussians(call, tmp_path):
+    result = call(
+        "neural-ot", "gaussians", "--dim", 2, "--seeds", 2, "--budget", "0.3s",
+        "--quadratic", "-o", tmp_path / "out" / "table.md",
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert "d=2: UVP" in result.output
+    assert (tmp_path / "out" / "table.md").read_text().splitlines()[-1].startswith("| 2 | 2 |")
+
+
+def test_convex_g(call):
+    result = call("neural-ot", "gaussians", "--dim", 2, "--budget", "0.3s", "--convex-g")
+    assert "no convex g is better than" in result.output
+
+
+def test_w2_benchmark(call):
+    path = DATA / "w2_benchmark_2.npz"
+    if not path.exists():
+        pytest.skip(f"no benchmark pair: {path} is missing (set UNOT_FAST_DATA)")
+    result = call("neural-ot", "w2-benchmark", path, "--budget", "0.3s")
+    assert result.exit_code == 0
+    assert "| 2 | 1 |" in result.output
+
+
+def test_fit_tables(call, tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 3))
+    np.savetxt(tmp_path / "x.csv", x, delimiter=",")
+    np.save(tmp_path / "z.npy", 2 * rng.normal(size=(400, 3)) + 1)
+    out, moved = tmp_path / "ot.safetensors", tmp_path / "moved.npy"
+    result = call(
+        "neural-ot", "fit", tmp_path / "x.csv", tmp_path / "z.npy", "-o", out, "--moved", moved,
+        "--budget", "0.5s",
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert "W2 by the dual" in result.output
+    again = NeuralOT.load(out).transport(torch.from_numpy(x).float())
+    assert np.allclose(again.numpy(), np.load(moved), atol=1e-5)
+    assert not (tmp_path / "ot.safetensors.part").exists()
+
+
+def test_tables_must_match(call, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((5, 3)))
+    np.save(tmp_path / "z.npy", np.zeros((5, 2)))
+    result = call("neural-ot", "fit", tmp_path / "x.npy", tmp_path / "z.npy", "-o", tmp_path / "o")
+    assert result.exit_code == 2
+    assert "columns differ: 3 and 2" in result.output

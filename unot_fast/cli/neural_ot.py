@@ -1,0 +1,136 @@
+"""``unot-fast neural-ot``: transport maps learned from samples, and how good they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from unot_fast.cli.options import Duration
+from unot_fast.experiments import Outcome, W2Benchmark, fit_pair, gaussian_pair, table
+from unot_fast.neural_ot import NeuralOT
+
+_budget = click.option(
+    "--budget", type=Duration(), default="60s", show_default=True, help="Of a fit, e.g. 90s or 20m."
+)
+_seeds = click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True)
+_output = click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Also write the table."
+)
+_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group()
+def command() -> None:
+    """Transport maps learned from samples."""
+
+
+@command.command()
+@click.argument("source", type=_file)
+@click.argument("target", type=_file)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
+@click.option("--moved", type=click.Path(dir_okay=False, path_type=Path),
+              help="Also write the moved points of the source, .npy.")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True)
+@_budget
+def fit(
+    source: Path, target: Path, output: Path, moved: Path | None, seed: int, budget: float
+) -> None:
+    """Learn the map from the rows of SOURCE to those of TARGET.
+
+    Both are .npy or .csv tables of numbers with as many columns. OUTPUT is a safetensors file that
+    unot_fast.NeuralOT.load reads. A fit that is interrupted goes on from OUTPUT.part.
+    """
+    x, z = _rows(source), _rows(target)
+    if x.shape[1] != z.shape[1]:
+        raise click.UsageError(f"columns differ: {x.shape[1]} and {z.shape[1]}")
+    part = output.with_name(output.name + ".part")
+    ot = NeuralOT(x.shape[1], seed=seed)
+    ot.fit(x, z, budget=budget, checkpoint=part, progress=True)
+    ot.save(output)
+    part.unlink(missing_ok=True)
+    if moved is not None:
+        np.save(moved, ot.transport(x).numpy())
+    click.echo(f"W2 by the dual {ot.w2(x, z):.6g}, {ot.history[-1].step} steps: {output}")
+
+
+@command.command()
+@click.option(
+    "--dim",
+    "dims",
+    type=click.IntRange(min=1),
+    multiple=True,
+    default=(2, 4, 8, 16),
+    show_default=True,
+)
+@click.option("--covariances", type=_file, help=".npz with dD_Sigma0 and dD_Sigma1.")
+@click.option(
+    "--quadratic/--no-quadratic",
+    default=False,
+    show_default=True,
+    help="Give the potential a full quadratic term, which contains the answer.",
+)
+@click.option("--convex-g", is_flag=True, help="The published constraint; shows what it can reach.")
+@_seeds
+@_budget
+@_output
+def gaussians(
+    dims: tuple[int, ...], covariances: Path | None, quadratic: bool, convex_g: bool, seeds: int,
+    budget: float, output: Path | None,
+) -> None:  # fmt: skip
+    """Fit pairs of Gaussians, whose optimal map is known."""
+    outcomes = []
+    for dim in dims:
+        for seed in range(seeds):
+            pair = gaussian_pair(dim, seed, covariances)
+            rank = None if quadratic else 0
+            outcomes.append(fit_pair(pair, budget, seed=seed, quadratic=rank, convex_g=convex_g))
+            _tell(outcomes[-1])
+        if convex_g:
+            _, ahead, back = gaussian_pair(dim, 0, covariances).best_of_expansions()
+            click.echo(f"d={dim}: no convex g is better than {ahead:.3f} / {back:.3f} % (seed 0)")
+    _write(outcomes, output)
+
+
+@command.command("w2-benchmark")
+@click.argument("files", type=_file, nargs=-1, required=True)
+@_seeds
+@_budget
+@_output
+def w2_benchmark(files: tuple[Path, ...], seeds: int, budget: float, output: Path | None) -> None:
+    """Fit pairs of the Wasserstein-2 benchmark, given as .npz arrays."""
+    outcomes = []
+    for file in files:
+        pair = W2Benchmark(file)
+        for seed in range(seeds):
+            outcomes.append(fit_pair(pair, budget, seed=seed))
+            _tell(outcomes[-1])
+    _write(outcomes, output)
+
+
+def _rows(path: Path) -> torch.Tensor:
+    try:
+        rows = np.load(path) if path.suffix == ".npy" else np.loadtxt(path, delimiter=",", ndmin=2)
+    except ValueError as error:
+        raise click.UsageError(f"{path}: {error}") from error
+    if rows.ndim != 2:
+        raise click.UsageError(f"{path} is no table: its shape is {rows.shape}")
+    return torch.from_numpy(np.ascontiguousarray(rows, np.float32))
+
+
+def _tell(outcome: Outcome) -> None:
+    click.echo(
+        f"d={outcome.dim}: UVP {outcome.forward:.4f} / {outcome.backward:.4f} %, "
+        f"{outcome.steps} steps in {outcome.seconds:.0f} s, {outcome.converged:.2%} of the inverse "
+        f"converged in {outcome.iterations:.1f} gradients"
+    )
+
+
+def _write(outcomes: list[Outcome], output: Path | None) -> None:
+    text = table(outcomes)
+    click.echo("\n" + text)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text + "\n")
