@@ -103,7 +103,7 @@ class TruePotential(Potential):
             delta = self._of(net, "w") * _celu_slope(layers[2][0])
             total = total + 0.01 * x
             for k in (2, 1, 0):
-                p, r = layers[k]
+                _p, r = layers[k]
                 total = total + delta @ self._of(net, f"W{k}")
                 total = total + (2 * r * delta) @ self._of(net, f"R{k}").T
                 if k:
