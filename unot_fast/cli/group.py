@@ -14,6 +14,7 @@ _COMMANDS = {
     "train": "Train a transport network.",
     "evaluate": "Starts and networks by the published protocol.",
     "neural-ot": "Transport maps learned from samples.",
+    "color-transfer": "Give a picture the colours of another.",
     "info": "Versions, hardware and backends.",
     "demo": "Starts and peers compared on real pictures.",
 }

@@ -23,6 +23,10 @@ class FitConfig:
         Of the searches while training, see `c_transform`.
     max_iter : int
         Gradients that such a search may take.
+    mmd : float
+        Weight of the maximum mean discrepancy between moved points and those of the target, which
+        is added to the loss: pooled and, with classes, the mean over classes too. The dual that is
+        reported never contains it.
     leave_out : float
         Points whose search ended at a greater residual, relative like ``tol``, are left out of
         the step.
@@ -46,6 +50,7 @@ class FitConfig:
     ema: float = 0.999
     tol: float = 1e-2
     max_iter: int = 60
+    mmd: float = 0.0
     leave_out: float = 0.1
     held_back: int = 2048
     validations: int = 20
@@ -60,6 +65,8 @@ class FitConfig:
         for name in ("matrix_rate", "rate", "tol", "leave_out"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
+        if self.mmd < 0:
+            raise ValueError(f"mmd must not be negative; got {self.mmd}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be in [0, 1); got {self.ema}")
         if self.batch % self.shards:

@@ -16,6 +16,7 @@ from torch import Tensor
 from unot_fast.conjugate import c_transform
 from unot_fast.models import NeuralPotential
 from unot_fast.neural_ot.config import FitConfig
+from unot_fast.neural_ot.discrepancy import by_class, mmd
 from unot_fast.neural_ot.linear_map import LinearMap
 from unot_fast.neural_ot.samples import Draw, Rows, Samples
 from unot_fast.neural_ot.units import Units
@@ -171,8 +172,17 @@ class Fit:
         points = torch.cat((self.units.source(x.x), found.y))
         # By the envelope theorem: E u(x) + E (z . y - u(y)) at fixed y.
         loss = (self.potential.convex_value(points, labels) * weight).sum()
+        if config.mmd:
+            loss = loss + config.mmd * self._discrepancy(x, z, target)
         (loss / config.shards).backward()
         return torch.tensor((float(found.n_iters.float().mean()), float((~kept).float().mean())))
+
+    def _discrepancy(self, x: Draw, z: Draw, target: Tensor) -> Tensor:
+        moved = self.potential.transport(self.units.source(x.x), x.labels)
+        pooled = mmd(moved, target)
+        if x.labels is None:
+            return pooled
+        return pooled + by_class(mmd, moved, x.labels, target, z.labels)
 
     def _validate(self, seen: list[float]) -> None:
         """The averaged weights on the points held back; the best are kept."""
