@@ -53,3 +53,12 @@ def test_tables_must_match(call, tmp_path):
     result = call("neural-ot", "fit", tmp_path / "x.npy", tmp_path / "z.npy", "-o", tmp_path / "o")
     assert result.exit_code == 2
     assert "columns differ: 3 and 2" in result.output
+
+
+def test_toys(call, tmp_path):
+    result = call(
+        "neural-ot", "toys", "--toy", "moons", "-o", tmp_path / "out", "--budget", "0.5s"
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert "moons: energy distance forward" in result.output
+    assert (tmp_path / "out" / "moons.png").stat().st_size > 0

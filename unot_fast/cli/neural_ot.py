@@ -8,9 +8,10 @@ import click
 import numpy as np
 import torch
 
+from unot_fast.cli.map_figure import draw_maps
 from unot_fast.cli.options import Duration
-from unot_fast.experiments import Outcome, W2Benchmark, fit_pair, gaussian_pair, table
-from unot_fast.neural_ot import NeuralOT
+from unot_fast.experiments import TOYS, Outcome, W2Benchmark, fit_pair, gaussian_pair, table
+from unot_fast.neural_ot import NeuralOT, energy_distance
 
 _budget = click.option(
     "--budget", type=Duration(), default="60s", show_default=True, help="Of a fit, e.g. 90s or 20m."
@@ -108,6 +109,28 @@ def w2_benchmark(files: tuple[Path, ...], seeds: int, budget: float, output: Pat
             outcomes.append(fit_pair(pair, budget, seed=seed))
             _tell(outcomes[-1])
     _write(outcomes, output)
+
+
+@command.command()
+@click.option("--toy", "names", type=click.Choice(list(TOYS)), multiple=True, help="Default: all.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@_budget
+def toys(names: tuple[str, ...], output: Path, seed: int, budget: float) -> None:
+    """Draw the forward and the backward map between measures in the plane."""
+    output.mkdir(parents=True, exist_ok=True)
+    for name in names or TOYS:
+        source, target = TOYS[name]
+        ot = NeuralOT(2, seed=seed)
+        ot.fit(source, target, budget=budget, progress=True)
+        x = source(4000, torch.Generator().manual_seed(1))
+        z = target(4000, torch.Generator().manual_seed(2))
+        moved, back = ot.transport(x), ot.inverse(z, tol=1e-3)
+        draw_maps(output / f"{name}.png", x, z, moved, back)
+        click.echo(
+            f"{name}: energy distance forward {float(energy_distance(moved, z)):.5f}, backward "
+            f"{float(energy_distance(back, x)):.5f}, before {float(energy_distance(x, z)):.5f}"
+        )
 
 
 def _rows(path: Path) -> torch.Tensor:

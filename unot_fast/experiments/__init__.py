@@ -3,9 +3,11 @@
 from unot_fast.experiments.gaussians import GaussianPair
 from unot_fast.experiments.metrics import cosine, l2_uvp
 from unot_fast.experiments.runs import Outcome, fit_pair, gaussian_pair, judge, table
+from unot_fast.experiments.toys import TOYS
 from unot_fast.experiments.w2_benchmark import W2Benchmark
 
 __all__ = [
+    "TOYS",
     "GaussianPair",
     "Outcome",
     "W2Benchmark",
