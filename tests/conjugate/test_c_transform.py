@@ -79,6 +79,21 @@ def test_no_graph_through_the_search(potential):
     assert found.value.requires_grad
 
 
+def test_memory_does_not_grow_with_the_search(potential):
+    """What is kept for the backward pass, however long the search."""
+    kept, gradients = [], []
+    for max_iter in (2, 200):
+        held = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, held=held: held.append(t.untyped_storage().nbytes()) or t, lambda t: t
+        ):
+            found = c_transform(potential, points(), tol=1e-12, max_iter=max_iter)
+        kept.append(sum(held))
+        gradients.append(float(found.n_iters.float().mean()))
+    assert gradients[1] > 5 * gradients[0]
+    assert kept[0] == kept[1] > 0
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_potential_of_ones_own(method):
     z = points(30, 3)
