@@ -1,4 +1,4 @@
-"""Four ways to the gradient of the dual: time of a step, and what it keeps for its backward pass."""
+"""Four ways to the gradient of the dual: time of a step, and what it keeps to go backwards."""
 
 from __future__ import annotations
 

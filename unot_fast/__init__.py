@@ -1,7 +1,7 @@
 """Exact and learned optimal transport on grids, fast on any machine."""
 
 from unot_fast._version import __version__
-from unot_fast.conjugate import CTransform, c_transform
+from unot_fast.conjugate import CTransform, PowerCost, c_transform
 from unot_fast.geometry import Geometry, Grid, Sphere
 from unot_fast.models import UNOT, NeuralPotential, Potential
 from unot_fast.neural_ot import NeuralOT
@@ -31,6 +31,7 @@ __all__ = [
     "NeuralPotential",
     "OTResult",
     "Potential",
+    "PowerCost",
     "Pyramid",
     "Sphere",
     "__version__",

@@ -96,7 +96,7 @@ def test_benchmark_pairs(dim):
 
 def test_benchmark_in_seconds():
     pair = benchmark(2)
-    ot = NeuralOT(2).fit(pair.source, pair.target, steps=300)
+    ot = NeuralOT(2, (64, 64)).fit(pair.source, pair.target, steps=250)
     found = judge(ot, pair, 0.0)
     assert found.forward < 1.0
     assert found.backward < 1.0

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unot_fast.conjugate.anderson import Anderson
 from unot_fast.conjugate.barzilai_borwein import BarzilaiBorwein
+from unot_fast.conjugate.cost import PowerCost
 from unot_fast.conjugate.fixed_step import FixedStep
 from unot_fast.conjugate.lbfgs import LBFGS
 from unot_fast.conjugate.nesterov import Nesterov
@@ -75,9 +76,10 @@ def c_transform(
     memory: int = 6,
     preconditioner: Tensor | None = None,
     bounds: tuple[float, float] | None = None,
+    cost: PowerCost | None = None,
     backend: str = "auto",
 ) -> CTransform:
-    r"""The c-transform of a potential of quadratic cost, a prox at every point.
+    r"""The c-transform of a potential; of quadratic cost, a prox at every point.
 
     .. math::
 
@@ -115,6 +117,8 @@ def c_transform(
     bounds : tuple of float, optional
         Least and greatest curvature of u = |x|^2/2 + g, for the methods with steps of fixed
         length; found at up to 256 of the starts if None.
+    cost : PowerCost, optional
+        In place of half the squared distance, for ``"lbfgs"`` in torch.
     backend : str
         ``"auto"``, ``"cpu"``, ``"torch"`` or ``"reference"`` (both compiled and reference search
         are for ``"lbfgs"`` and a `NeuralPotential`).
@@ -149,11 +153,14 @@ def c_transform(
     point = flat.detach()
     begin = point if start is None else start.detach().reshape(-1, potential.dim)
     tolerance = tol * (1 + point.norm(dim=1))
-    backend = _resolve(potential, z, method, backend)
+    if cost is not None and method != "lbfgs":
+        raise ValueError(f"method must be 'lbfgs' for a cost of its own; got {method!r}")
+    backend = _resolve(potential, z, method, backend, cost)
     with torch.no_grad():
         if backend == "torch":
             rule = _method(method, potential, begin, labels, memory, preconditioner, bounds)
-            found = search(rule, _gradient(potential, point, labels), begin, tolerance, max_iter)
+            slope = _gradient(potential, point, labels, cost)
+            found = search(rule, slope, begin, tolerance, max_iter)
         else:
             found = _fused(
                 potential,
@@ -166,12 +173,12 @@ def c_transform(
                 max_iter,
                 backend,
             )
-    value = _objective(potential, flat, found.y, labels)
+    value = _objective(potential, flat, found.y, labels, cost)
     converged = found.converged
-    if not potential.convex:
+    if cost is not None or not potential.convex:
         # Where the gradient is zero there may be a maximum.
         with torch.no_grad():
-            before = _objective(potential, point, begin, labels)
+            before = _objective(potential, point, begin, labels, cost)
         converged = converged & (value.detach() <= before + 1e-5 * (1 + before.abs()))
     return CTransform(
         found.y.view(z.shape), value.view(lead), found.residual.view(lead),
@@ -179,8 +186,9 @@ def c_transform(
     )  # fmt: skip
 
 
-def _objective(potential: Potential, z: Tensor, y: Tensor, labels: Tensor | None) -> Tensor:
-    return (z - y).square().sum(1) / 2 + potential(y, labels)
+def _objective(potential: Potential, z: Tensor, y: Tensor, labels, cost) -> Tensor:
+    apart = (z - y).square().sum(1) / 2 if cost is None else cost.value(y, z)
+    return apart + potential(y, labels)
 
 
 def _fused(
@@ -199,9 +207,11 @@ def _fused(
     )  # fmt: skip
 
 
-def _gradient(potential: Potential, z: Tensor, labels: Tensor | None) -> Callable:
+def _gradient(potential: Potential, z: Tensor, labels: Tensor | None, cost) -> Callable:
     def gradient(y: Tensor, rows: Tensor) -> Tensor:
         own = None if labels is None else labels[rows]
+        if cost is not None:
+            return cost.gradient(y, z[rows]) + potential.gradient(y, own)
         return potential.transport(y, own) - z[rows]
 
     return gradient
@@ -235,16 +245,16 @@ def _method(
     return BarzilaiBorwein(best)
 
 
-def _resolve(potential: Potential, z: Tensor, method: str, backend: str) -> str:
+def _resolve(potential: Potential, z: Tensor, method: str, backend: str, cost) -> str:
     if backend not in _BACKENDS:
         raise ValueError(f"backend must be one of {_BACKENDS}; got {backend!r}")
-    compiled = isinstance(potential, NeuralPotential) and method == "lbfgs"
+    compiled = isinstance(potential, NeuralPotential) and method == "lbfgs" and cost is None
     if backend == "auto":
         return "cpu" if compiled and z.device.type == "cpu" and available("cpu") else "torch"
     if backend != "torch" and not compiled:
         raise RuntimeError(
-            f"backend {backend!r} searches by 'lbfgs' and for a NeuralPotential; got {method!r} "
-            f"and a {type(potential).__name__}"
+            f"backend {backend!r} searches by 'lbfgs', for a NeuralPotential and the quadratic "
+            f"cost; got {method!r}, a {type(potential).__name__} and {cost or 'that cost'}"
         )
     return backend
 

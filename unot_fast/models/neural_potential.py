@@ -73,7 +73,7 @@ class NeuralPotential(Potential):
         classes: int = 1,
         quadratic: int | None = None,
         convex: bool = True,
-        sharpness: float = 10.0,
+        sharpness: float = 30.0,
         strong: float | None = None,
         seed: int = 0,
     ) -> None:
@@ -112,7 +112,10 @@ class NeuralPotential(Potential):
     @torch.no_grad()
     def _near_identity(self, random: torch.Generator) -> None:
         missing = 1 - self.strong
-        if len(self.quadratic) >= self.dim:
+        # Rows of zeros would stay zero.
+        small = torch.randn(self.quadratic.shape, generator=random) * 0.05 * self.dim**-0.5
+        self.quadratic.copy_(small)
+        if missing > 0 and len(self.quadratic) >= self.dim:
             self.quadratic[: self.dim].copy_(math.sqrt(missing) * torch.eye(self.dim))
         elif missing > 0:
             width = self.widths[-1]

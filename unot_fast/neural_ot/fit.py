@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unot_fast.conjugate import c_transform
+from unot_fast.conjugate import CTransform, PowerCost, c_transform
 from unot_fast.models import NeuralPotential
 from unot_fast.neural_ot.config import FitConfig
 from unot_fast.neural_ot.discrepancy import by_class, mmd
@@ -55,6 +55,8 @@ class Fit:
     linear : LinearMap
         Its inverse preconditions the searches and begins them.
     config : FitConfig
+    cost : PowerCost, optional
+        Then nothing is known of where a search should begin, and it begins at its target.
     """
 
     def __init__(
@@ -65,7 +67,9 @@ class Fit:
         target: Samples,
         linear: LinearMap,
         config: FitConfig,
+        cost: PowerCost | None = None,
     ) -> None:
+        self.cost = cost
         self.potential, self.units, self.linear, self.config = potential, units, linear, config
         self.average = copy.deepcopy(potential).requires_grad_(False)
         self.best = copy.deepcopy(self.average)
@@ -75,7 +79,7 @@ class Fit:
         self.ends = isinstance(source, Rows) or isinstance(target, Rows)
         self.inverses: Tensor | None = None  # of an array's rows, where their searches ended
         if isinstance(self.target, Rows):
-            self.inverses = linear.inverse(units.target(self.target.x), self.target.labels)
+            self.inverses = self._start(units.target(self.target.x), self.target.labels)
         matrices = [p for p in potential.parameters() if p.ndim == 2 and min(p.shape) > 1]
         rest = [p for p in potential.parameters() if not any(p is m for m in matrices)]
         self.optimisers = [
@@ -154,13 +158,9 @@ class Fit:
         """Adds to the gradients; mean gradients of a search and share left out."""
         config = self.config
         target = self.units.target(z.x)
-        start = self.inverses[z.rows] if z.rows is not None else None
-        if start is None:
-            start = self.linear.inverse(target, z.labels)
-        found = c_transform(
-            self.potential.requires_grad_(False), target, z.labels, start=start, tol=config.tol,
-            max_iter=config.max_iter, preconditioner=self.linear.inverse_slope,
-        )  # fmt: skip
+        start = self._start(target, z.labels) if z.rows is None else self.inverses[z.rows]
+        self.potential.requires_grad_(False)
+        found = self._search(self.potential, target, z.labels, start, config.tol, config.max_iter)
         self.potential.requires_grad_(True)
         if z.rows is not None:
             self.inverses[z.rows] = found.y
@@ -170,15 +170,27 @@ class Fit:
         )
         labels = None if x.labels is None else torch.cat((x.labels, z.labels))
         points = torch.cat((self.units.source(x.x), found.y))
-        # By the envelope theorem: E u(x) + E (z . y - u(y)) at fixed y.
-        loss = (self.potential.convex_value(points, labels) * weight).sum()
+        # By the envelope theorem: E g(x) - E (c(y, z) + g(y)) at fixed y.
+        loss = (self.potential(points, labels) * weight).sum()
         if config.mmd:
             loss = loss + config.mmd * self._discrepancy(x, z, target)
         (loss / config.shards).backward()
         return torch.tensor((float(found.n_iters.float().mean()), float((~kept).float().mean())))
 
+    def _start(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        return self.linear.inverse(z, labels) if self.cost is None else z
+
+    def _search(self, potential, z, labels, start, tol: float, max_iter: int) -> CTransform:
+        return c_transform(
+            potential, z, labels, start=start, tol=tol, max_iter=max_iter, cost=self.cost,
+            preconditioner=self.linear.inverse_slope if self.cost is None else None,
+        )  # fmt: skip
+
     def _discrepancy(self, x: Draw, z: Draw, target: Tensor) -> Tensor:
-        moved = self.potential.transport(self.units.source(x.x), x.labels)
+        source = self.units.source(x.x)
+        moved = self.potential.transport(source, x.labels)
+        if self.cost is not None:
+            moved = self.cost.transport(source, self.potential.gradient(source, x.labels))
         pooled = mmd(moved, target)
         if x.labels is None:
             return pooled
@@ -188,14 +200,10 @@ class Fit:
         """The averaged weights on the points held back; the best are kept."""
         x, z = self._held_source, self._held_target
         target = self.units.target(z.x)
-        found = c_transform(
-            self.average, target, z.labels, start=self.linear.inverse(target, z.labels), tol=1e-3,
-            preconditioner=self.linear.inverse_slope,
-        )  # fmt: skip
-        # All of 1/2 |x - z|^2 but for what no potential can change.
-        source = self.average.convex_value(self.units.source(x.x), x.labels).mean()
-        conjugate = target.square().sum(1) / 2 - found.value
-        dual = -float(source + conjugate.mean())
+        start = self._start(target, z.labels)
+        found = self._search(self.average, target, z.labels, start, 1e-3, 200)
+        source = self.average(self.units.source(x.x), x.labels)
+        dual = float(found.value.double().mean() - source.double().mean())
         if not math.isfinite(dual):
             dual = -math.inf
         if not self.ends or not self.history or dual >= max(row.dual for row in self.history):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unot_fast.conjugate import CTransform, c_transform
+from unot_fast.conjugate import CTransform, PowerCost, c_transform
 from unot_fast.models import NeuralPotential
 from unot_fast.neural_ot.config import FitConfig
 from unot_fast.neural_ot.fit import Fit, Row
@@ -51,6 +51,9 @@ class NeuralOT:
         A potential of your own, in place of the three arguments before.
     standardize : bool
         Learn in units where both sides have mean 0 and coordinates that vary by about 1.
+    cost : PowerCost, optional
+        In place of half the squared distance. The potential is then a free network, both sides
+        share their units, and nothing promises that a search finds the least of several minima.
     **fit
         Settings of `unot_fast.neural_ot.config.FitConfig`, such as ``batch`` or ``seed``.
 
@@ -87,19 +90,21 @@ class NeuralOT:
         quadratic: int | None = None,
         potential: NeuralPotential | None = None,
         standardize: bool = True,
+        cost: PowerCost | None = None,
         **fit: float,
     ) -> None:
         self.config = FitConfig(**fit)
         if potential is None:
             potential = NeuralPotential(
-                dim, widths, classes=classes, quadratic=quadratic, seed=self.config.seed
-            )
+                dim, widths, classes=classes, quadratic=quadratic, convex=cost is None,
+                seed=self.config.seed,
+            )  # fmt: skip
         if not isinstance(potential, NeuralPotential):
             raise TypeError(f"potential must be a NeuralPotential; got {type(potential).__name__}")
         if potential.dim != dim:
             raise ValueError(f"potential must have dim = {dim}; got {potential.dim}")
         self.dim, self.potential = dim, potential.float()
-        self.units, self.standardize = Units(dim), standardize
+        self.units, self.standardize, self.cost = Units(dim), standardize, cost
         self.linear = LinearMap(dim, potential.classes)
         self.history: list[Row] = []
 
@@ -158,7 +163,7 @@ class NeuralOT:
         z = samples("target", target, target_labels, self.dim, classes)
         path = None if checkpoint is None else Path(checkpoint)
         self._begin(x, z)
-        fit = Fit(self.potential, self.units, x, z, self.linear, self.config)
+        fit = Fit(self.potential, self.units, x, z, self.linear, self.config, self.cost)
         if path is not None and path.exists():
             fit.resume(path)
         with _Bar(progress, steps, budget) as bar:
@@ -178,7 +183,9 @@ class NeuralOT:
         count, seed, potential = max(10_000, 20 * self.dim), self.config.seed, self.potential
         x, z = source.first(count, random_at(seed, 4)), target.first(count, random_at(seed, 5))
         if self.standardize:
-            self.units.measure(x.x, z.x)
+            self.units.measure(x.x, z.x, common=self.cost is not None)
+        if self.cost is not None:
+            return
         self.linear.measure(self.units.source(x.x), self.units.target(z.x), x.labels, z.labels)
         if len(potential.quadratic) < self.dim:
             return
@@ -204,8 +211,12 @@ class NeuralOT:
         """
         self._check("x", x)
         flat = self.units.source(x.float()).reshape(-1, self.dim)
+        labels = None if labels is None else labels.reshape(-1)
         with torch.no_grad():
-            found = self.potential.transport(flat, None if labels is None else labels.reshape(-1))
+            if self.cost is None:
+                found = self.potential.transport(flat, labels)
+            else:
+                found = self.cost.transport(flat, self.potential.gradient(flat, labels))
         return self.units.target_back(found).view(x.shape)
 
     def inverse(
@@ -250,8 +261,12 @@ class NeuralOT:
         target = self.units.target(z.float())
         own = None if self.potential.classes == 1 else labels
         with torch.no_grad():
+            if self.cost is not None:
+                return c_transform(
+                    self.potential, target, own, tol=tol, max_iter=max_iter, cost=self.cost
+                )
             return c_transform(
-                self.potential, target, labels, start=self.linear.inverse(target, own), tol=tol,
+                self.potential, target, own, start=self.linear.inverse(target, own), tol=tol,
                 max_iter=max_iter, preconditioner=self.linear.inverse_slope,
             )  # fmt: skip
 
@@ -265,7 +280,8 @@ class NeuralOT:
     ) -> float:
         r"""What the dual says of :math:`\tfrac12 W_2^2`, from points of both sides.
 
-        In expectation never above the true value, whatever the potential.
+        In expectation never above the true value, whatever the potential. With a cost of its own,
+        of the least cost of a transport.
 
         Parameters
         ----------
@@ -278,12 +294,19 @@ class NeuralOT:
         Returns
         -------
         float
-            In squared units of the data.
+            In squared units of the data, or those of the cost.
         """
         self._check("x", x)
         own, others = (None, None) if labels is None else labels
         found = self.conjugate(z, others, tol=tol)
         units = self.units
+        if self.cost is not None:
+            with torch.no_grad():
+                g = self.potential(units.source(x.float()), own)
+            return float(
+                (found.value.double().mean() - g.double().mean())
+                * units.source_scale.double() ** self.cost.p
+            )
         with torch.no_grad():
             u = self.potential.convex_value(units.source(x.float()), own)
         target = units.target(z.float())
@@ -298,6 +321,8 @@ class NeuralOT:
 
     def w2(self, x: Tensor, z: Tensor, labels: tuple[Tensor, Tensor] | None = None) -> float:
         """The Wasserstein-2 distance by `dual_value`: sqrt(2 dual), in the units of the data."""
+        if self.cost is not None:
+            raise ValueError(f"w2 is for the quadratic cost; this is fitted for {self.cost}")
         return max(2 * self.dual_value(x, z, labels), 0.0) ** 0.5
 
     def save(self, path: str | Path) -> None:
@@ -319,6 +344,7 @@ class NeuralOT:
             "kind": _KIND,
             "potential": json.dumps(described),
             "fit": json.dumps(dataclasses.asdict(self.config)),
+            "cost": json.dumps(None if self.cost is None else self.cost.p),
         }
         save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, path, metadata)
 
@@ -343,7 +369,11 @@ class NeuralOT:
             raise ValueError(f"{path} holds no NeuralOT")
         described = json.loads(metadata["potential"])
         potential = NeuralPotential(**described)
-        ot = cls(described["dim"], potential=potential, **json.loads(metadata["fit"]))
+        p = json.loads(metadata["cost"])
+        ot = cls(
+            described["dim"], potential=potential, cost=None if p is None else PowerCost(p),
+            **json.loads(metadata["fit"]),
+        )  # fmt: skip
         for name in ("potential", "units", "linear"):
             own = f"{name}."
             part = {k.removeprefix(own): v for k, v in state.items() if k.startswith(own)}

@@ -19,8 +19,13 @@ class Units(nn.Module):
             self.register_buffer(f"{side}_mean", torch.zeros(dim))
             self.register_buffer(f"{side}_scale", torch.ones(()))
 
-    def measure(self, x: Tensor, z: Tensor) -> None:
-        """Take the units from points of the source and of the target."""
+    def measure(self, x: Tensor, z: Tensor, *, common: bool = False) -> None:
+        """Take the units from points of the source and of the target, one for both if ``common``.
+
+        Other costs than the quadratic one know no shifts: both sides must keep their distance.
+        """
+        if common:
+            x = z = torch.cat((x, z))
         for side, points in (("source", x), ("target", z)):
             mean = points.double().mean(0)
             scale = (points.double() - mean).square().mean().sqrt()
