@@ -15,6 +15,8 @@ def channel_mlp(x: Tensor, *rest) -> Tensor:
 
 
 def channel_mlp_vjp(grad: Tensor, x: Tensor, *rest) -> tuple[Tensor, ...]:
+    """Also where those of the weights are not asked for."""
     expect_single("channel_mlp", x)
+    *rest, _ = rest
     _, dx, _, _, *found = Layer(None, (), x, None, None, *rest).vjp(grad)
     return dx, *found

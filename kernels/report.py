@@ -119,14 +119,14 @@ def _launch_layer(channels: int, hidden: int, points: tuple, modes: tuple) -> No
         (ones(channels, channels, *c.shape[3:], 2), False),
     ):
         spectral_mixing(c, weight, ones(weight.shape[1:]) if gelu else None, gelu)
-    spectral_mixing_vjp(c, c, weight, None, False)
+    spectral_mixing_vjp(c, c, weight, None, False, True)
     skip, bias, small = ones(channels, channels), ones(channels), ones(hidden)
     mlp = ones(hidden, channels), small, ones(channels, hidden), bias, bias
     no_mlp = (None,) * 5
     spectral_synthesis(c, inverse, None, None, None, *no_mlp, False)
     for pointwise in (no_mlp, mlp):
         spectral_synthesis(c, inverse, x, skip, bias, *pointwise, True)
-        spectral_synthesis_vjp(x, c, inverse, x, skip, bias, *pointwise, True)
+        spectral_synthesis_vjp(x, c, inverse, x, skip, bias, *pointwise, True, True)
     between = ones(2 * channels)
     for start, end in ((few, x), (x, one)):
         widths = start.shape[1], end.shape[1]
@@ -137,7 +137,7 @@ def _launch_layer(channels: int, hidden: int, points: tuple, modes: tuple) -> No
             ones(widths[1]),
         )
         channel_mlp(start, *layers, None, None, False)
-        channel_mlp_vjp(end, start, *layers, None, None, False)
+        channel_mlp_vjp(end, start, *layers, None, None, False, True)
 
 
 def _resources(name: str, dtype: str, options: dict, kernel) -> Resources:

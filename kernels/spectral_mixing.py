@@ -26,7 +26,7 @@ def spectral_mixing(c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) 
 
 
 def spectral_mixing_vjp(
-    grad: Tensor, c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool
+    grad: Tensor, c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool, weights: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     expect_single("spectral_mixing", c)
     grad, c, weight = grad.contiguous(), c.contiguous(), weight.contiguous()
@@ -35,7 +35,10 @@ def spectral_mixing_vjp(
         z = _mix(c, weight, i, o, adjoint=False, bias=bias, gelu=False)
         grad = torch.ops.aten.gelu_backward(grad, z)
     dc = _mix(grad, weight, o, i, adjoint=True)
-    dbias = grad.new_empty(0) if bias is None else grad.sum(0).movedim(1, -1)
+    none = grad.new_empty(0)
+    if not weights:
+        return dc, none, none
+    dbias = none if bias is None else grad.sum(0).movedim(1, -1)
     return dc, _weight_gradient(c, grad, weight), dbias
 
 

@@ -20,7 +20,8 @@ def spectral_synthesis(c: Tensor, tables: Sequence[Tensor], x: Tensor | None, *r
 def spectral_synthesis_vjp(
     grad: Tensor, c: Tensor, tables: Sequence[Tensor], x: Tensor | None, *rest
 ) -> tuple[Tensor, ...]:
+    """Also where those of the weights are not asked for."""
     expect_single("spectral_synthesis", c)
-    *rest, gate, gelu = rest
+    *rest, gate, gelu, _ = rest
     *found, _, dgate = Layer(c, tables, x, *rest, x, gate, gelu).vjp(grad)
     return *found, dgate

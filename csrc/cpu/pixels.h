@@ -74,15 +74,17 @@ class ChannelSums {
   Array<T> lanes_;
 };
 
-// A pointwise layer's weight (rows, columns), and its gradient, of padded rows.
+// A pointwise layer's weight (rows, columns), and its gradient, of padded rows, where asked for.
 template <class T>
 class Weight {
  public:
-  Weight(int64_t rows, int64_t columns, const T* data, int64_t width, bool with_gradient)
+  Weight(int64_t rows, int64_t columns, const T* data, int64_t width, bool backward,
+         bool with_gradient)
       : rows_(rows), columns_(columns), width_(width), data_(data) {
-    if (!with_gradient || !data) return;
+    if (!backward || !data) return;
     transposed_.resize(rows * columns);
     transpose(rows, columns, data, columns, transposed_.data(), rows);
+    if (!with_gradient) return;
     turned_.assign(width * padded<T>(columns), T(0));
     gradient_.assign(rows * padded<T>(columns), T(0));
   }
@@ -96,12 +98,13 @@ class Weight {
   }
   // The gradient from that of w x, and x.
   void accumulate(const T* dy, const T* x) {
+    if (gradient_.empty()) return;
     const int64_t ld = padded<T>(columns_);
     transpose(columns_, width_, x, width_, turned_.data(), ld);
     gemm(0, rows_, ld, width_, dy, width_, turned_.data(), ld, gradient_.data(), ld, true);
   }
   void add_gradient(T* out) const {
-    for (int64_t r = 0; r < rows_; ++r)
+    for (int64_t r = 0; out && r < rows_; ++r)
       for (int64_t c = 0; c < columns_; ++c)
         out[r * columns_ + c] += gradient_[r * padded<T>(columns_) + c];
   }

@@ -4,7 +4,7 @@
 #include "pixels.h"
 
 // w1 is (hidden, in), w2 (out, hidden). b1, b2 and gate may be null: no bias, and gate 1. d* are
-// gradients, which are added to; null where there is no argument.
+// gradients, which are added to; null where there is no argument, and all where none is asked for.
 struct MlpArguments {
   int64_t in, hidden, out;
   const void *w1, *b1, *w2, *b2, *gate;
@@ -23,8 +23,8 @@ class PointwiseMlp {
   // Tiles are `width` pixels wide.
   PointwiseMlp(const MlpArguments& args, bool gelu, int64_t width, bool backward)
       : args_(args), gelu_(gelu), width_(width),
-        w1_(args.hidden, args.in, static_cast<const T*>(args.w1), width, backward),
-        w2_(args.out, args.hidden, static_cast<const T*>(args.w2), width, backward),
+        w1_(args.hidden, args.in, static_cast<const T*>(args.w1), width, backward, args.dw1),
+        w2_(args.out, args.hidden, static_cast<const T*>(args.w2), width, backward, args.dw2),
         h_(args.hidden * width) {
     if (!backward) return;
     z_.resize(args.out * width_);

@@ -3,7 +3,8 @@
 #include "pixels.h"
 
 // Coefficients are (batch, channels, 2, modes), weights (in, out, modes, 2) and biases (out, modes,
-// 2), of floats where single is set. bias and dbias may be null.
+// 2), of floats where single is set. bias may be null; dweight and dbias too, if they are not
+// asked for.
 struct MixingArguments {
   int64_t batch, in, out, modes;
   int single, gelu;
@@ -17,7 +18,8 @@ struct MixingArguments {
 namespace {
 
 constexpr int kSamples = 4, kOutputs = 2;  // of a tile of sums
-constexpr int64_t kChunk = 16;             // samples for which weights are read once
+constexpr int64_t kAhead = 4;              // rows that are fetched before their turn
+constexpr int64_t kInCache = 1 << 20;      // bytes of inputs that many outputs share
 
 template <class T>
 struct Complex {
@@ -39,19 +41,27 @@ int64_t begin(int64_t block, int64_t modes) {
   return std::max<int64_t>(0, std::min(block * W<T>, modes - W<T>));
 }
 
-// Coefficients (rows, 2, modes) as (blocks, rows, 2, W).
+// Blocks [from, to) of coefficients (batch, channels, 2, modes) as (blocks, batch, channels, 2, W),
+// or with the channels before the batch.
 template <class T>
-void pack(int64_t rows, int64_t modes, const T* x, Array<T>& out) {
-  out.resize(blocks<T>(modes) * rows * 2 * W<T>);
+void pack(int64_t batch, int64_t channels, int64_t modes, const T* x, int64_t from, int64_t to,
+          bool by_channel, Array<T>& out) {
+  const int64_t rows = batch * channels;
+  out.resize((to - from) * rows * 2 * W<T>);
   if (modes < W<T>) std::fill(out.begin(), out.end(), T(0));
-  for (int64_t r = 0; r < 2 * rows; ++r)
-    for (int64_t j = 0; j < blocks<T>(modes); ++j) {
-      T* to = &out[(j * 2 * rows + r) * W<T>];
-      const T* from = x + r * modes + begin<T>(j, modes);
-      if (modes < W<T>)
-        std::copy_n(from, modes, to);
-      else
-        store(to, load(from));
+  for (int64_t b = 0; b < batch; ++b)
+    for (int64_t c = 0; c < channels; ++c) {
+      T* row = &out[(by_channel ? c * batch + b : b * channels + c) * 2 * W<T>];
+      for (int part = 0; part < 2; ++part, row += W<T>, x += modes) {
+        __builtin_prefetch(x + 2 * kAhead * modes + begin<T>(from, modes));
+        for (int64_t j = from; j < to; ++j) {
+          T* block = row + (j - from) * rows * 2 * W<T>;
+          if (modes < W<T>)
+            std::copy_n(x, modes, block);
+          else
+            store(block, load(x + begin<T>(j, modes)));
+        }
+      }
     }
 }
 
@@ -72,37 +82,47 @@ class Mixing {
       : batch_(batch), q_(q), p_(p), modes_(modes), weight_(weight), stride_q_(stride_q),
         stride_p_(stride_p), conjugate_(conjugate), finish_(finish), blocks_(blocks<T>(modes)),
         pair_(q * kOutputs * 2 * W<T>) {
-    const int64_t fitting = (1 << 18) / (blocks_ * pair_ * int64_t(sizeof(T)));
+    const int64_t sample = q * 2 * W<T> * int64_t(sizeof(T));  // of one block
+    chunk_ = std::clamp<int64_t>(kInCache / sample, kSamples, std::max<int64_t>(batch, kSamples));
+    span_ = std::clamp<int64_t>(kInCache / (chunk_ * sample), 1, std::max<int64_t>(blocks_, 1));
+    const int64_t fitting = (1 << 18) / (span_ * pair_ * int64_t(sizeof(T)));
     pairs_ = std::clamp<int64_t>(fitting, 1, (p + kOutputs - 1) / kOutputs);
-    w_.assign(blocks_ * pairs_ * pair_, T(0));
-    bias_.assign(blocks_ * pairs_ * kOutputs * 2 * W<T>, T(0));
+    w_.assign(span_ * pairs_ * pair_, T(0));
+    bias_.assign(span_ * pairs_ * kOutputs * 2 * W<T>, T(0));
   }
 
-  // Outputs [from, to). Weights are read row by row, as they stand in memory: a few outputs' worth
-  // fits in cache.
+  // Outputs [from, to). Some blocks of the inputs stay in cache for all of them; weights are read
+  // row by row, as they stand in memory, of a few outputs at a time.
   void operator()(const T* in, int64_t from, int64_t to, T* out) {
-    for (int64_t b0 = 0; b0 < batch_; b0 += kChunk) {
-      samples_ = std::min(kChunk, batch_ - b0);
-      pack(samples_ * q_, modes_, in + b0 * q_ * 2 * modes_, in_);
-      for (int64_t p0 = from; p0 < to; p0 += pairs_ * kOutputs) {
-        const int64_t outputs = std::min(pairs_ * kOutputs, to - p0);
-        gather(p0, outputs);
-        for (int64_t j = 0; j < blocks_; ++j)
-          for (int64_t o = 0; o < outputs; o += kOutputs) {
-            const int some = int(std::min<int64_t>(kOutputs, outputs - o));
-            int64_t b = 0;
-            for (; b + kSamples <= samples_; b += kSamples)
-              tile<kSamples>(b0, b, p0, o, some, j, out);
-            for (; b < samples_; ++b) tile<1>(b0, b, p0, o, some, j, out);
-          }
+    for (int64_t b0 = 0; b0 < batch_; b0 += chunk_) {
+      samples_ = std::min(chunk_, batch_ - b0);
+      for (first_ = 0; first_ < blocks_; first_ += span_) {
+        pack(samples_, q_, modes_, in + b0 * q_ * 2 * modes_, first_, end(), false, in_);
+        for (int64_t p0 = from; p0 < to; p0 += pairs_ * kOutputs) {
+          const int64_t outputs = std::min(pairs_ * kOutputs, to - p0);
+          gather(p0, outputs);
+          for (int64_t j = first_; j < end(); ++j)
+            for (int64_t o = 0; o < outputs; o += kOutputs) {
+              const int some = int(std::min<int64_t>(kOutputs, outputs - o));
+              int64_t b = 0;
+              for (; b + kSamples <= samples_; b += kSamples)
+                tile<kSamples>(b0, b, p0, o, some, j, out);
+              for (; b < samples_; ++b) tile<1>(b0, b, p0, o, some, j, out);
+            }
+        }
       }
     }
   }
 
  private:
+  // Of the blocks in w_, which begin at first_.
+  int64_t end() const { return std::min(first_ + span_, blocks_); }
   // Of block j and output o of those in w_, and of both outputs of its pair q after q.
   int64_t place(int64_t j, int64_t o) const {
-    return (j * pairs_ + o / kOutputs) * pair_ + o % kOutputs * 2 * W<T>;
+    return ((j - first_) * pairs_ + o / kOutputs) * pair_ + o % kOutputs * 2 * W<T>;
+  }
+  T* bias(int64_t j, int64_t o) {
+    return &bias_[((j - first_) * pairs_ * kOutputs + o) * 2 * W<T>];
   }
   void gather(int64_t p0, int64_t outputs) {
     if (stride_q_ > stride_p_) {
@@ -113,15 +133,20 @@ class Mixing {
         for (int64_t q = 0; q < q_; ++q) gather_entry(p0, o, q);
     }
     for (int64_t o = 0; finish_.bias && o < outputs; ++o)
-      for (int64_t j = 0; j < blocks_; ++j) {
-        T* to = &bias_[(j * pairs_ * kOutputs + o) * 2 * W<T>];
+      for (int64_t j = first_; j < end(); ++j) {
+        T* to = bias(j, o);
         const int64_t k = begin<T>(j, modes_);
         load_pairs(finish_.bias + ((p0 + o) * modes_ + k) * 2, modes_ - k, to, to + W<T>);
       }
   }
   void gather_entry(int64_t p0, int64_t o, int64_t q) {
     const T* from = weight_ + q * stride_q_ + (p0 + o) * stride_p_;
-    for (int64_t j = 0; j < blocks_; ++j) {
+    // What one span needs of a row is too short for the processor to see it coming.
+    const T* later = from + kAhead * std::max(stride_q_, stride_p_);
+    const int64_t last = 2 * std::min(modes_, end() * W<T>);
+    for (int64_t k = 2 * begin<T>(first_, modes_); k < last; k += 64 / int64_t(sizeof(T)))
+      __builtin_prefetch(later + k);
+    for (int64_t j = first_; j < end(); ++j) {
       T* to = &w_[place(j, o) + q * kOutputs * 2 * W<T>];
       const int64_t k = begin<T>(j, modes_);
       load_pairs(from + 2 * k, modes_ - k, to, to + W<T>);
@@ -130,12 +155,11 @@ class Mixing {
   }
   // Samples b0 + b + [0, B), outputs p0 + o + [0, some) and block j of the modes.
   template <int B>
-  void tile(int64_t b0, int64_t b, int64_t p0, int64_t o, int some, int64_t j, T* out) const {
+  void tile(int64_t b0, int64_t b, int64_t p0, int64_t o, int some, int64_t j, T* out) {
     Complex<T> sum[B][kOutputs];
-    const T* bias = &bias_[(j * pairs_ * kOutputs + o) * 2 * W<T>];
     for (int s = 0; s < B; ++s)
-      for (int i = 0; i < kOutputs; ++i) sum[s][i] = load_complex(bias + i * 2 * W<T>);
-    const T *w = &w_[place(j, o)], *in = &in_[(j * samples_ + b) * q_ * 2 * W<T>];
+      for (int i = 0; i < kOutputs; ++i) sum[s][i] = load_complex(bias(j, o + i));
+    const T *w = &w_[place(j, o)], *in = &in_[((j - first_) * samples_ + b) * q_ * 2 * W<T>];
     for (int64_t q = 0; q < q_; ++q, w += kOutputs * 2 * W<T>) {
       const auto w0 = load_complex(w), w1 = load_complex(w + 2 * W<T>);
       for (int s = 0; s < B; ++s) {
@@ -145,29 +169,37 @@ class Mixing {
       }
     }
     const int64_t k = begin<T>(j, modes_);
-    const int64_t bytes = std::min<int64_t>(W<T>, modes_ - k) * sizeof(T);
+    const int64_t count = std::min<int64_t>(W<T>, modes_ - k);
     for (int s = 0; s < B; ++s)
       for (int i = 0; i < some; ++i) {
         const int64_t at = ((b0 + b + s) * p_ + p0 + o + i) * 2 * modes_ + k;
-        finish(sum[s][i].re, bytes, at, out);
-        finish(sum[s][i].im, bytes, at + modes_, out);
+        finish(sum[s][i].re, count, at, out);
+        finish(sum[s][i].im, count, at + modes_, out);
       }
   }
-  void finish(Vec<T> z, int64_t bytes, int64_t at, T* out) const {
+  void finish(Vec<T> z, int64_t count, int64_t at, T* out) const {
     if (finish_.gelu) {
       const auto g = gelu(z);
       z = g.value;
-      if (finish_.dy) {
-        Vec<T> dy{};
-        std::memcpy(&dy, finish_.dy + at, bytes);
-        z = dy * g.slope;
-      }
+      if (finish_.dy) z = g.slope * some(finish_.dy + at, count);
     }
-    std::memcpy(out + at, &z, bytes);
+    if (count == W<T>)
+      store(out + at, z);
+    else
+      std::memcpy(out + at, &z, count * sizeof(T));
+  }
+  static Vec<T> some(const T* x, int64_t count) {
+    if (count == W<T>) return load(x);
+    Vec<T> v{};
+    std::memcpy(&v, x, count * sizeof(T));
+    return v;
   }
   static void add(Complex<T>& sum, const Complex<T>& x, const Complex<T>& w) {
-    sum.re += x.re * w.re - x.im * w.im;
-    sum.im += x.re * w.im + x.im * w.re;
+    // One product at a time: each is then one instruction with its sum.
+    sum.re += x.re * w.re;
+    sum.re -= x.im * w.im;
+    sum.im += x.re * w.im;
+    sum.im += x.im * w.re;
   }
 
   int64_t batch_, q_, p_, modes_;
@@ -175,8 +207,9 @@ class Mixing {
   int64_t stride_q_, stride_p_;
   bool conjugate_;
   Finish finish_;
-  int64_t blocks_, pair_, pairs_;  // pair_: of an array of the weights of two outputs
-  int64_t samples_ = 0;            // of a chunk
+  int64_t blocks_, pair_, pairs_;    // pair_: of an array of the weights of two outputs
+  int64_t chunk_, span_;             // samples and blocks that are in cache together
+  int64_t samples_ = 0, first_ = 0;  // of the chunk and of the span
   Array<T> w_, bias_, in_;
 };
 
@@ -184,37 +217,47 @@ class Mixing {
 template <class T>
 class WeightGradient {
  public:
-  WeightGradient(const MixingArguments& args, const T* dz) : args_(args) {
-    pack(args.batch * args.in, args.modes, static_cast<const T*>(args.x), x_);
-    pack(args.batch * args.out, args.modes, dz, dz_);
-  }
-  void operator()(int64_t from, int64_t to) const {
+  WeightGradient(const MixingArguments& args, const T* dz) : args_(args), all_dz_(dz) {}
+  // The side of fewer channels is the one that goes by again and again: it stays in cache.
+  void operator()(int64_t from, int64_t to) {
+    const bool rows_first = args_.in >= args_.out;
+    const int64_t outer = rows_first ? kRows : kColumns, inner = rows_first ? kColumns : kRows;
+    const int64_t outer_from = rows_first ? from : 0, outer_to = rows_first ? to : args_.out;
+    const int64_t inner_from = rows_first ? 0 : from, inner_to = rows_first ? args_.out : to;
     for (int64_t j = 0; j < blocks<T>(args_.modes); ++j) {
-      int64_t q = from;
-      for (; q + 2 <= to; q += 2) rows<2>(j, q);
-      for (; q < to; ++q) rows<1>(j, q);
+      pack(args_.batch, args_.in, args_.modes, static_cast<const T*>(args_.x), j, j + 1, true, x_);
+      pack(args_.batch, args_.out, args_.modes, all_dz_, j, j + 1, true, dz_);
+      for (int64_t u = outer_from; u < outer_to; u += outer)
+        for (int64_t v = inner_from; v < inner_to; v += inner) {
+          const int64_t q = rows_first ? u : v, p = rows_first ? v : u;
+          const int64_t rows = std::min<int64_t>(kRows, to - q);
+          some(j, q, rows, p, std::min<int64_t>(kColumns, args_.out - p));
+        }
     }
   }
 
  private:
-  template <int R>
-  void rows(int64_t j, int64_t q) const {
-    const T* x = &x_[(j * args_.batch * args_.in + q) * 2 * W<T>];
-    const T* dz = &dz_[j * args_.batch * args_.out * 2 * W<T>];
-    int64_t p = 0;
-    for (; p + kSamples <= args_.out; p += kSamples) tile<R, kSamples>(x, dz, q, p, j);
-    for (; p < args_.out; ++p) tile<R, 1>(x, dz, q, p, j);
+  static constexpr int kRows = 2, kColumns = 4;  // of a tile of sums
+
+  void some(int64_t j, int64_t q, int64_t rows, int64_t p, int64_t columns) const {
+    if (rows == kRows && columns == kColumns) return tile<kRows, kColumns>(j, q, p);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < columns; ++c) tile<1, 1>(j, q + r, p + c);
   }
   template <int R, int P>
-  void tile(const T* x, const T* dz, int64_t q, int64_t p, int64_t j) const {
+  void tile(int64_t j, int64_t q, int64_t p) const {
+    const int64_t channel = args_.batch * 2 * W<T>;
+    const T *x = &x_[q * channel], *dz = &dz_[p * channel];
     Complex<T> sum[R][P] = {};
-    for (int64_t b = 0; b < args_.batch; ++b)
+    for (int64_t at = 0; at < channel; at += 2 * W<T>)
       for (int o = 0; o < P; ++o) {
-        const auto v = load_complex(dz + (b * args_.out + p + o) * 2 * W<T>);
+        const auto v = load_complex(dz + o * channel + at);
         for (int r = 0; r < R; ++r) {
-          const auto u = load_complex(x + (b * args_.in + r) * 2 * W<T>);
-          sum[r][o].re += u.re * v.re + u.im * v.im;
-          sum[r][o].im += u.re * v.im - u.im * v.re;
+          const auto u = load_complex(x + r * channel + at);
+          sum[r][o].re += u.re * v.re;
+          sum[r][o].re += u.im * v.im;
+          sum[r][o].im += u.re * v.im;
+          sum[r][o].im -= u.im * v.re;
         }
       }
     const int64_t k = begin<T>(j, args_.modes);
@@ -226,7 +269,8 @@ class WeightGradient {
   }
 
   const MixingArguments& args_;
-  Array<T> x_, dz_;
+  const T* all_dz_;
+  Array<T> x_, dz_;  // of a block
 };
 
 // dbias(p) = sum_b dz(b, p) for the outputs p in [from, to).
@@ -271,10 +315,9 @@ void backward(const MixingArguments& args) {
     return Mixing<T>(args.batch, args.out, args.in, args.modes,
                      static_cast<const T*>(args.weight), entry, args.out * entry, true, {});
   };
-  const WeightGradient<T> weight_gradient(args, dz);
   for_each_stretch(args.in, args.threads, make, [&](Mixing<T>& mix, int64_t from, int64_t to) {
     mix(dz, from, to, static_cast<T*>(args.dx));
-    weight_gradient(from, to);
+    if (args.dweight) WeightGradient<T>(args, dz)(from, to);
   });
   if (!args.dbias) return;
   for_each_stretch(

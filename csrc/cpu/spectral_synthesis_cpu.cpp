@@ -7,8 +7,8 @@
 
 // c is (batch, out, 2, m0, m1), first (n0, m0, 2), last (n1, m1, 2), x (batch, in, n0, n1), skip
 // (out, in), y (batch, channels, n0, n1), of floats where single is set. skip, x, bias, w1 and gate
-// may be null. d* are gradients, null where the argument is; those but dx are added to. For them,
-// adjoint_first (m0, n0, 2) and adjoint_last (m1, n1, 2) are the conjugate transposes of first and
+// may be null. d* are gradients, null where the argument is or they are not asked for; those but dx
+// are added to. For them, adjoint_first (m0, n0, 2) and adjoint_last (m1, n1, 2) are the conjugate transposes of first and
 // last. Without first, c is (batch, out, n0, 2, m1), and so is dc.
 struct SynthesisArguments {
   int64_t batch, in, out;
@@ -34,7 +34,8 @@ class SynthesisLayer {
         gate_(args.mlp.w1 ? nullptr : static_cast<const T*>(args.mlp.gate)),
         gated_(args.mlp.gate), tiling_(lines_, s_.n1), width_(tiling_.width()),
         transform_(s_, static_cast<const T*>(args.first), static_cast<const T*>(args.last)),
-        skip_(args.out, args.in, static_cast<const T*>(args.skip), width_, backward),
+        skip_(args.out, args.in, static_cast<const T*>(args.skip), width_, backward,
+              args.dskip),
         between_(args.out * lines_ * transform_.line(), T(0)),
         x_(args.x ? tiling_.per_slab() * args.in * width_ : 0),
         y_(tiling_.per_slab() * channels_ * width_) {

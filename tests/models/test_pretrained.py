@@ -47,6 +47,14 @@ def test_one_step_on_real_pairs(cell, n):
 
 
 @needs_images
+@pytest.mark.parametrize("n", [16, 28, 40, 64])
+def test_one_step_on_real_pairs_refined(n):
+    model = UNOT.from_pretrained("sqeuclidean").refined()
+    for cell in PUBLISHED_CELLS:
+        assert one_step_error(model, cell, n, 16) < 0.006
+
+
+@needs_images
 @pytest.mark.parametrize("cell", ["sphere-MNIST", "sphere-Earth"])
 def test_one_step_on_the_sphere(cell):
     assert one_step_error(UNOT.from_pretrained("sphere"), cell, 32, 16) < 0.05

@@ -81,6 +81,22 @@ def test_without_its_network_it_is_the_start_alone(name):
     assert not torch.allclose(bare(a, b), model(a, b), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_refined_by_iterations_of_the_solver(name):
+    model = random_model(name)
+    a, b = torch.rand(2, 2, *shapes(model)[1])
+    geom, options = model.geometry(a.shape[1:]), {"tol": 0.0, "normalize": True}
+    refined = sinkhorn(
+        a, b, geom, model.epsilon, init=model, max_iter=3, overrelaxation=1.5, **options
+    )
+    g = model.refined(3)(a, b)
+    torch.testing.assert_close(g, refined.g, rtol=1e-4, atol=1e-4 * model.epsilon)
+    assert not torch.allclose(g, model(a, b), rtol=1e-4, atol=1e-4 * model.epsilon)
+    assert torch.equal(model.refined(0)(a, b), model(a, b))
+    with pytest.raises(ValueError, match="iterations must not be negative; got -1"):
+        model.refined(-1)
+
+
 def test_a_start_of_the_solver():
     model = random_model("mlp")
     a, b = torch.rand(2, 3, 24, 24)

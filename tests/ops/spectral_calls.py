@@ -19,11 +19,11 @@ GRID, MODES = normal(2, 3, 4, 5), normal(2, 3, 2, 3, 2)
 CALLS = {
     "spectral_analysis": (GRID, [t.transpose(0, 1).contiguous() for t in TABLES]),
     "spectral_mixing": (*MIXING, True),
-    "spectral_mixing_vjp": (MODES, *MIXING, True),
+    "spectral_mixing_vjp": (MODES, *MIXING, True, True),
     "spectral_synthesis": (*SYNTHESIS, True),
-    "spectral_synthesis_vjp": (GRID, *SYNTHESIS, True),
+    "spectral_synthesis_vjp": (GRID, *SYNTHESIS, True, True),
     "channel_mlp": (*MLP, True),
-    "channel_mlp_vjp": (GRID, *MLP, True),
+    "channel_mlp_vjp": (GRID, *MLP, True, True),
 }
 BACKENDS = ["cpu", "torch", "reference"]
 

@@ -118,8 +118,7 @@ def _sweep(
         if has_gaussian(geom):
             before = gaussian_start(a, b, geom, epsilon).to(b)
         if sweeps > 1:
-            options = _options(sweeps - 1, backend, _WEIGHT)
-            before = solve(a, b, geom, epsilon, before, **options).g
+            before = sweep(a, b, geom, epsilon, before, sweeps - 1, backend)
     after = iterate(a, b, geom, epsilon, before, 1, backend)
     return after.f, after.g, after.g - before
 
@@ -129,6 +128,14 @@ def iterate(
 ) -> Solution:
     """Plain Sinkhorn iterations from g."""
     return solve(a, b, geom, epsilon, g, **_options(count, backend))
+
+
+@torch.no_grad()
+def sweep(
+    a: Tensor, b: Tensor, geom: Geometry, epsilon: Tensor, g: Tensor, count: int, backend: str
+) -> Tensor:
+    """The potential g after overrelaxed iterations."""
+    return solve(a, b, geom, epsilon, g, **_options(count, backend, _WEIGHT)).g
 
 
 def _options(count: int, backend: str, weight: float = 1.0) -> dict:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unot_fast.ops.backends import cpu_isa, cpu_library
 from unot_fast.ops.complex_tables import adjoint
+from unot_fast.ops.pages import empty
 
 _i64, _int, _double, _pointer = ctypes.c_int64, ctypes.c_int, ctypes.c_double, ctypes.c_void_p
 _side = (_int, _pointer, _pointer)
@@ -297,7 +298,7 @@ class _ChannelMlp(ctypes.Structure):
 def spectral_analysis(x: Tensor, tables: Sequence[Tensor]) -> Tensor:
     d = len(tables)
     x, *tables = _contiguous(x, *tables)
-    out = x.new_empty((*x.shape[:-d], 2, *(t.shape[0] for t in tables)))
+    out = empty((*x.shape[:-d], 2, *(t.shape[0] for t in tables)), x.dtype)
     first, last = tables if d == 2 else (x.new_tensor([[[1.0, 0.0]]]), tables[0])
     shape = _Transform(first.shape[1], last.shape[1], first.shape[0], last.shape[0])
     if out.numel():
@@ -313,15 +314,16 @@ def spectral_analysis(x: Tensor, tables: Sequence[Tensor]) -> Tensor:
 
 
 def spectral_mixing(c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
-    out = c.new_empty((c.shape[0], weight.shape[1], *c.shape[2:]))
+    out = empty((c.shape[0], weight.shape[1], *c.shape[2:]), c.dtype)
     _mix(c, weight, bias, gelu, (out, None, None, None, None))
     return out
 
 
 def spectral_mixing_vjp(
-    grad: Tensor, c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool
+    grad: Tensor, c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool, weights: bool
 ) -> tuple[Tensor, ...]:
-    found = [None if t is None else c.new_empty(t.shape) for t in (c, weight, bias)]
+    inputs = (c, weight, bias) if weights else (c, None, None)
+    found = [None if t is None else empty(t.shape, c.dtype) for t in inputs]
     _mix(c, weight, bias, gelu, (None, grad.contiguous(), *found))
     return tuple(c.new_empty(0) if t is None else t for t in found)
 
@@ -345,7 +347,8 @@ def spectral_synthesis(c: Tensor, tables: Sequence[Tensor], *inputs) -> Tensor:
     *inputs, gelu = inputs
     w2, d = inputs[5], len(tables)
     channels = c.shape[1] if w2 is None else w2.shape[0]
-    out = c.new_empty((c.shape[0], channels, *c.shape[2 : -d - 1], *(t.shape[0] for t in tables)))
+    points = *c.shape[2 : -d - 1], *(t.shape[0] for t in tables)
+    out = empty((c.shape[0], channels, *points), c.dtype)
     _synthesise(c, tables, inputs, gelu, out, None, [None] * 9)
     return out
 
@@ -353,9 +356,9 @@ def spectral_synthesis(c: Tensor, tables: Sequence[Tensor], *inputs) -> Tensor:
 def spectral_synthesis_vjp(
     grad: Tensor, c: Tensor, tables: Sequence[Tensor], *inputs
 ) -> tuple[Tensor, ...]:
-    x, *others, gelu = inputs
-    dx = None if x is None else torch.empty(x.shape, dtype=c.dtype)
-    dc, *sums = _zeros_like((c, *others), c.dtype)
+    x, *others, gelu, weights = inputs
+    dx = None if x is None else empty(x.shape, c.dtype)
+    dc, *sums = _zeros_like((c, *(t if weights else None for t in others)), c.dtype)
     _synthesise(c, tables, (x, *others), gelu, None, grad.contiguous(), (dc, dx, *sums))
     return tuple(c.new_empty(0) if t is None else t for t in (dc, dx, *sums))
 
@@ -389,16 +392,17 @@ def _synthesise(c, tables, inputs, gelu, out, grad, results) -> None:
 
 def channel_mlp(x: Tensor, *inputs) -> Tensor:
     *weights, residual, gate, gelu = inputs
-    out = torch.empty((x.shape[0], weights[2].shape[0], *x.shape[2:]), dtype=x.dtype)
+    out = empty((x.shape[0], weights[2].shape[0], *x.shape[2:]), x.dtype)
     _run_mlp(x, residual, (*weights, gate), gelu, (out, None, None, None), [None] * 5)
     return out
 
 
 def channel_mlp_vjp(grad: Tensor, x: Tensor, *inputs) -> tuple[Tensor, ...]:
-    *weights, residual, gate, gelu = inputs
-    dx, dr = (None if t is None else torch.empty(t.shape, dtype=x.dtype) for t in (x, residual))
-    *sums, dgate = _zeros_like((*weights, gate), x.dtype)
-    _run_mlp(x, residual, (*weights, gate), gelu, (None, grad.contiguous(), dx, dr), (*sums, dgate))
+    *layers, residual, gate, gelu, weights = inputs
+    dx, dr = (None if t is None else empty(t.shape, x.dtype) for t in (x, residual))
+    layers.append(gate)
+    *sums, dgate = _zeros_like([t if weights else None for t in layers], x.dtype)
+    _run_mlp(x, residual, layers, gelu, (None, grad.contiguous(), dx, dr), (*sums, dgate))
     return tuple(x.new_empty(0) if t is None else t for t in (dx, *sums, dr, dgate))
 
 

@@ -29,13 +29,16 @@ def spectral_mixing(c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) 
 
 
 def spectral_mixing_vjp(
-    grad: Tensor, c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool
+    grad: Tensor, c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool, weights: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    none = grad.new_empty(0)
     dz = torch.ops.aten.gelu_backward(grad, _mixed(c, weight, bias)) if gelu else grad
     by_mode = _by_mode(dz)
     dc = _coefficients(torch.bmm(by_mode, _matrices(weight).mH), c)
+    if not weights:
+        return dc, none, none
     dw = torch.bmm(_by_mode(c).mH, by_mode).flatten(1).t().contiguous()
-    dbias = grad.new_empty(0) if bias is None else dz.sum(0).movedim(1, -1)
+    dbias = none if bias is None else dz.sum(0).movedim(1, -1)
     return dc, torch.view_as_real(dw).view(weight.shape), dbias
 
 
@@ -70,6 +73,7 @@ def spectral_synthesis_vjp(
     b2: Tensor | None,
     gate: Tensor | None,
     gelu: bool,
+    weights: bool,
 ) -> tuple[Tensor, ...]:
     none = grad.new_empty(0)
     z = none
@@ -78,20 +82,22 @@ def spectral_synthesis_vjp(
     dz, dr, mlp = grad, none, [none] * 5
     if w1 is not None:
         h, residual = (F.gelu(z) if gelu else z), _residual(x, gate)
-        dz, *mlp[:4], dr, mlp[4] = channel_mlp_vjp(grad, h, w1, b1, w2, b2, residual, gate, gelu)
+        dz, *mlp[:4], dr, mlp[4] = channel_mlp_vjp(
+            grad, h, w1, b1, w2, b2, residual, gate, gelu, weights
+        )
     if gelu:
         dz = torch.ops.aten.gelu_backward(dz, z)
     rows = dz.flatten(2)
     if w1 is None and gate is not None:
         dr = _along_channels(gate, dz) * dz
-        mlp[4] = (rows * x.flatten(2)).sum((0, 2))
+        mlp[4] = (rows * x.flatten(2)).sum((0, 2)) if weights else none
     dx = dskip = none
     if x is not None:
         dx = torch.zeros_like(x) if skip is None else (skip.T @ rows).reshape(x.shape)
         dx = dx + dr if gate is not None else dx
-    if skip is not None:
+    if skip is not None and weights:
         dskip = _outer(rows, x.flatten(2))
-    dbias = none if bias is None else rows.sum((0, 2))
+    dbias = none if bias is None or not weights else rows.sum((0, 2))
     return spectral_analysis(dz, [adjoint(t) for t in tables]), dx, dskip, dbias, *mlp
 
 
@@ -119,19 +125,21 @@ def channel_mlp_vjp(
     residual: Tensor | None,
     gate: Tensor | None,
     gelu: bool,
+    weights: bool,
 ) -> tuple[Tensor, ...]:
     none = grad.new_empty(0)
     inner, h, z = _layers(x, w1, b1, w2, b2, residual, gate)
     dz = grad.flatten(2)
     dz = torch.ops.aten.gelu_backward(dz, z) if gelu else dz
-    dw2 = _outer(dz, h)
     dh = torch.ops.aten.gelu_backward(w2.T @ dz, inner)
-    dx, dw1 = (w1.T @ dh).reshape(x.shape), _outer(dh, x.flatten(2))
-    db1, db2 = (none if b is None else d.sum((0, 2)) for b, d in ((b1, dh), (b2, dz)))
-    dr = dgate = none
+    dx = (w1.T @ dh).reshape(x.shape)
+    dw1 = db1 = dw2 = db2 = dr = dgate = none
+    if weights:
+        dw1, dw2 = _outer(dh, x.flatten(2)), _outer(dz, h)
+        db1, db2 = (none if b is None else d.sum((0, 2)) for b, d in ((b1, dh), (b2, dz)))
     if residual is not None:
         dr = (dz.clone() if gate is None else gate.view(-1, 1) * dz).reshape(residual.shape)
-        if gate is not None:
+        if gate is not None and weights:
             dgate = (dz * residual.flatten(2)).sum((0, 2))
     return dx, dw1, db1, dw2, db2, dr, dgate
 

@@ -8,13 +8,15 @@ from torch import Tensor
 from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.folding import register_vmap
-from unot_fast.ops.returning import separate
+from unot_fast.ops.returning import asked_for, separate
 from unot_fast.ops.shapes import expect, expect_alike, expect_mlp
 
 _ARGUMENTS = (
     "Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, Tensor? residual, Tensor? gate, "
     "bool gelu"
 )
+
+_DATA = (0, 5)  # x and the residual, which are no weights
 
 torch.library.define(
     "unot_fast::channel_mlp",
@@ -23,7 +25,7 @@ torch.library.define(
 )
 torch.library.define(
     "unot_fast::channel_mlp_vjp",
-    f"(Tensor grad, {_ARGUMENTS}, str backend) "
+    f"(Tensor grad, {_ARGUMENTS}, bool weights, str backend) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
@@ -47,12 +49,13 @@ def _impl(x, w1, b1, w2, b2, residual, gate, gelu, backend):
 
 
 @torch.library.impl("unot_fast::channel_mlp_vjp", "CompositeExplicitAutograd")
-def _impl_vjp(grad, x, w1, b1, w2, b2, residual, gate, gelu, backend):
+def _impl_vjp(grad, x, w1, b1, w2, b2, residual, gate, gelu, weights, backend):
     expect_alike(
         "channel_mlp_vjp", x=x, w1=w1, b1=b1, w2=w2, b2=b2, residual=residual, gate=gate, grad=grad
     )
     vjp = implementation("channel_mlp_vjp", backend, _MODULES)
-    return separate(vjp(grad, x, w1, b1, w2, b2, residual, gate, gelu))
+    inputs = x, w1, b1, w2, b2, residual, gate
+    return separate(vjp(grad, *inputs, gelu, weights), asked_for(inputs, _DATA, weights))
 
 
 @torch.library.register_fake("unot_fast::channel_mlp")
@@ -61,8 +64,8 @@ def _fake(x, w1, b1, w2, b2, residual, gate, gelu, backend):
 
 
 @torch.library.register_fake("unot_fast::channel_mlp_vjp")
-def _fake_vjp(grad, x, w1, b1, w2, b2, residual, gate, gelu, backend):
-    inputs = (x, w1, b1, w2, b2, residual, gate)
+def _fake_vjp(grad, x, w1, b1, w2, b2, residual, gate, gelu, weights, backend):
+    inputs = asked_for((x, w1, b1, w2, b2, residual, gate), _DATA, weights)
     return tuple(x.new_empty(0 if t is None else t.shape) for t in inputs)
 
 
@@ -72,9 +75,11 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad: Tensor):
-    tensors = ctx.saved_tensors
-    found = torch.ops.unot_fast.channel_mlp_vjp(grad, *tensors, ctx.gelu, ctx.backend)
-    return *(d if t is not None else None for d, t in zip(found, tensors, strict=True)), None, None
+    tensors, needed = ctx.saved_tensors, ctx.needs_input_grad
+    weights = any(needed[k] for k in range(len(tensors)) if k not in _DATA)
+    found = torch.ops.unot_fast.channel_mlp_vjp(grad, *tensors, ctx.gelu, weights, ctx.backend)
+    inputs = asked_for(tensors, _DATA, weights)
+    return *(d if t is not None else None for d, t in zip(found, inputs, strict=True)), None, None
 
 
 torch.library.register_autograd("unot_fast::channel_mlp", _backward, setup_context=_setup_context)

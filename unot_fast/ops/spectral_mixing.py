@@ -8,10 +8,11 @@ from torch import Tensor
 from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.folding import register_vmap
-from unot_fast.ops.returning import separate
+from unot_fast.ops.returning import asked_for, separate
 from unot_fast.ops.shapes import expect, expect_alike
 
 _ARGUMENTS = "Tensor c, Tensor weight, Tensor? bias, bool gelu"
+_DATA = (0,)  # the arguments that are no weights
 
 torch.library.define(
     "unot_fast::spectral_mixing",
@@ -20,7 +21,7 @@ torch.library.define(
 )
 torch.library.define(
     "unot_fast::spectral_mixing_vjp",
-    f"(Tensor grad, {_ARGUMENTS}, str backend) -> (Tensor, Tensor, Tensor)",
+    f"(Tensor grad, {_ARGUMENTS}, bool weights, str backend) -> (Tensor, Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 
@@ -42,10 +43,11 @@ def _impl(c, weight, bias, gelu, backend):
 
 
 @torch.library.impl("unot_fast::spectral_mixing_vjp", "CompositeExplicitAutograd")
-def _impl_vjp(grad, c, weight, bias, gelu, backend):
+def _impl_vjp(grad, c, weight, bias, gelu, weights, backend):
     expect_alike("spectral_mixing_vjp", c=c, weight=weight, bias=bias, grad=grad)
     vjp = implementation("spectral_mixing_vjp", backend, _MODULES)
-    return separate(vjp(grad, c, weight, bias, gelu))
+    found = vjp(grad, c, weight, bias, gelu, weights)
+    return separate(found, asked_for((c, weight, bias), _DATA, weights))
 
 
 @torch.library.register_fake("unot_fast::spectral_mixing")
@@ -54,8 +56,9 @@ def _fake(c, weight, bias, gelu, backend):
 
 
 @torch.library.register_fake("unot_fast::spectral_mixing_vjp")
-def _fake_vjp(grad, c, weight, bias, gelu, backend):
-    return tuple(c.new_empty(0 if t is None else t.shape) for t in (c, weight, bias))
+def _fake_vjp(grad, c, weight, bias, gelu, weights, backend):
+    inputs = asked_for((c, weight, bias), _DATA, weights)
+    return tuple(c.new_empty(0 if t is None else t.shape) for t in inputs)
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -64,9 +67,10 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad: Tensor):
-    tensors = ctx.saved_tensors
-    found = torch.ops.unot_fast.spectral_mixing_vjp(grad, *tensors, ctx.gelu, ctx.backend)
-    return *(d if t is not None else None for d, t in zip(found, tensors, strict=True)), None, None
+    tensors, weights = ctx.saved_tensors, any(ctx.needs_input_grad[1:3])
+    found = torch.ops.unot_fast.spectral_mixing_vjp(grad, *tensors, ctx.gelu, weights, ctx.backend)
+    inputs = asked_for(tensors, _DATA, weights)
+    return *(d if t is not None else None for d, t in zip(found, inputs, strict=True)), None, None
 
 
 torch.library.register_autograd(
@@ -75,8 +79,8 @@ torch.library.register_autograd(
 
 
 def _setup_second(ctx, inputs, output) -> None:
-    grad, c, weight, bias, ctx.gelu, ctx.backend = inputs
-    ctx.biased = bias is not None
+    grad, c, weight, bias, ctx.gelu, ctx.weights, ctx.backend = inputs
+    ctx.biased = bias is not None and ctx.weights
     ctx.save_for_backward(grad, c, weight)
 
 
@@ -87,10 +91,12 @@ def _backward_second(ctx, dc: Tensor, dw: Tensor, dbias: Tensor):
     (grad, c, weight), backend = ctx.saved_tensors, ctx.backend
     vjp = torch.ops.unot_fast.spectral_mixing_vjp
     dgrad = spectral_mixing(dc, weight, dbias if ctx.biased else None, backend=backend)
-    dgrad = dgrad + spectral_mixing(c, dw, backend=backend)
-    from_dw, *_ = vjp(grad, c, dw, None, False, backend)
-    _, from_dc, _ = vjp(grad, dc, weight, None, False, backend)
-    return dgrad, from_dw, from_dc, None, None, None
+    from_dw = None
+    if ctx.weights:
+        dgrad = dgrad + spectral_mixing(c, dw, backend=backend)
+        from_dw, *_ = vjp(grad, c, dw, None, False, False, backend)
+    _, from_dc, _ = vjp(grad, dc, weight, None, False, True, backend)
+    return dgrad, from_dw, from_dc, None, None, None, None
 
 
 torch.library.register_autograd(

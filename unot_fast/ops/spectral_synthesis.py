@@ -11,11 +11,12 @@ from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.complex_tables import adjoint
 from unot_fast.ops.folding import register_vmap
-from unot_fast.ops.returning import separate
+from unot_fast.ops.returning import asked_for, separate
 from unot_fast.ops.shapes import expect, expect_alike, expect_mlp
 from unot_fast.ops.spectral_analysis import spectral_analysis
 
 _OPTIONAL = ("x", "skip", "bias", "w1", "b1", "w2", "b2", "gate")
+_DATA = (0, 1)  # c and x, which are no weights
 _ARGUMENTS = ", ".join(
     ("Tensor c", "Tensor[] tables", *(f"Tensor? {name}" for name in _OPTIONAL), "bool gelu")
 )
@@ -27,7 +28,7 @@ torch.library.define(
 )
 torch.library.define(
     "unot_fast::spectral_synthesis_vjp",
-    f"(Tensor grad, {_ARGUMENTS}, str backend) -> ({', '.join(['Tensor'] * 9)})",
+    f"(Tensor grad, {_ARGUMENTS}, bool weights, str backend) -> ({', '.join(['Tensor'] * 9)})",
     tags=torch.Tag.pt2_compliant_tag,
 )
 
@@ -71,11 +72,12 @@ def _check(c, tables, x, skip, bias, w1, b1, w2, b2, gate, gelu) -> None:
 
 @torch.library.impl("unot_fast::spectral_synthesis_vjp", "CompositeExplicitAutograd")
 def _impl_vjp(grad, c, tables, *rest):
-    *rest, backend = rest
+    *rest, weights, backend = rest
     optional = dict(zip(_OPTIONAL, rest, strict=False))
     expect_alike("spectral_synthesis_vjp", tables, c=c, **optional, grad=grad)
     vjp = implementation("spectral_synthesis_vjp", backend, _MODULES)
-    return separate(vjp(grad, c, tables, *rest))
+    found = vjp(grad, c, tables, *rest, weights)
+    return separate(found, asked_for((c, *optional.values()), _DATA, weights))
 
 
 @torch.library.register_fake("unot_fast::spectral_synthesis")
@@ -85,8 +87,9 @@ def _fake(c, tables, x, skip, bias, w1, b1, w2, b2, gate, gelu, backend):
 
 
 @torch.library.register_fake("unot_fast::spectral_synthesis_vjp")
-def _fake_vjp(grad, c, tables, x, skip, bias, w1, b1, w2, b2, gate, gelu, backend):
-    inputs = (c, x, skip, bias, w1, b1, w2, b2, gate)
+def _fake_vjp(grad, c, tables, *rest):
+    *optional, _, weights, _ = rest
+    inputs = asked_for((c, *optional), _DATA, weights)
     return tuple(c.new_empty(0 if t is None else t.shape) for t in inputs)
 
 
@@ -102,9 +105,11 @@ def _backward(ctx, grad: Tensor):
         dc = spectral_analysis(grad, [adjoint(t) for t in tables], backend=ctx.backend)
         found = optional
     else:
+        weights = any(ctx.needs_input_grad[3:11])
         dc, *found = torch.ops.unot_fast.spectral_synthesis_vjp(
-            grad, c, tables, *optional, ctx.gelu, ctx.backend
+            grad, c, tables, *optional, ctx.gelu, weights, ctx.backend
         )
+        _, *optional = asked_for((c, *optional), _DATA, weights)
         found = [d if t is not None else None for d, t in zip(found, optional, strict=True)]
     return dc, [None] * len(tables), *found, None, None
 

@@ -14,8 +14,9 @@ def spectral_mixing(c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) 
 
 
 def spectral_mixing_vjp(
-    grad: Tensor, c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool
+    grad: Tensor, c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool, weights: bool
 ) -> tuple[Tensor, ...]:
+    """Also where those of the weights are not asked for."""
     dz = grad.double()
     if gelu:
         dz = dz * slope(_before_activation(c, weight, bias))

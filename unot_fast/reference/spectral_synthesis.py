@@ -44,14 +44,18 @@ def spectral_synthesis_vjp(
     b2: Tensor | None,
     gate: Tensor | None,
     gelu: bool,
+    weights: bool,
 ) -> tuple[Tensor, ...]:
+    """Also where those of the weights are not asked for."""
     dz = grad.double()
     none = dz.new_empty(0)
     z = _before_activation(c, tables, x, skip, bias, gate if w1 is None else None)
     dr, mlp = none, [none] * 5
     if w1 is not None:
         h, residual = (z * phi(z) if gelu else z), None if gate is None else x
-        dz, *mlp[:4], dr, mlp[4] = channel_mlp_vjp(dz, h, w1, b1, w2, b2, residual, gate, gelu)
+        dz, *mlp[:4], dr, mlp[4] = channel_mlp_vjp(
+            dz, h, w1, b1, w2, b2, residual, gate, gelu, weights
+        )
     if gelu:
         dz = dz * slope(z)
     if w1 is None and gate is not None:

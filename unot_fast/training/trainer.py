@@ -78,12 +78,15 @@ class Trainer:
             self.adversary = Generator().to(self.device) if config.adversary else None
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), config.learning_rate, weight_decay=config.weight_decay
+            self.model.parameters(),
+            config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         self.generator_optimiser = None
         if self.adversary is not None:
             self.generator_optimiser = torch.optim.Adam(
-                self.adversary.parameters(), config.generator_learning_rate
+                self.adversary.parameters(), config.generator_learning_rate, fused=True
             )
         self.pairs = Pairs(self.model, config, self.adversary)
         self.history: list[Row] = []
