@@ -27,7 +27,7 @@ from unot_fast.training.processes import (
     random_at,
     rank,
     sum_gradients,
-    total,
+    sum_of_processes,
 )
 
 
@@ -138,7 +138,7 @@ class Fit:
             z = self.target.draw(size, random_at(config.seed, 3, self.steps, shard))
             told += self._shard(x, z)
         sum_gradients(self.potential)
-        told = total(told) / config.shards
+        told = sum_of_processes(told) / config.shards
         warm = min(1.0, (self.steps + 1) / config.warm_up)
         factor = 0.5 * (1 + math.cos(math.pi * done)) * warm
         for optimiser, rate in zip(self.optimisers, (config.matrix_rate, config.rate), strict=True):

@@ -72,8 +72,11 @@ def _impl_gradient(x, *rest):
 
 
 @torch.library.impl("unot_fast::potential_vjp", "CompositeExplicitAutograd")
-def _impl_vjp(grad, *rest):
-    return list(separate(implementation("potential_vjp", rest[-1], _MODULES)(grad, *rest[:-1])))
+def _impl_vjp(grad, x, labels, maps, hidden, bias, top, linear, *options):
+    weights = (maps, hidden, bias, top, linear)
+    vjp = implementation("potential_vjp", options[-1], _MODULES)
+    found = vjp(grad, x, labels, *weights, *options[:-1])
+    return list(separate(found, (x, maps, bias, top, linear, *hidden)))
 
 
 @torch.library.register_fake("unot_fast::potential")

@@ -15,6 +15,7 @@ from unot_fast.models.level import Level
 from unot_fast.solver.dispatch import backend_for, solve
 from unot_fast.training.config import TrainingConfig
 from unot_fast.training.measures import RandomMeasures
+from unot_fast.training.processes import random_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +61,7 @@ class Pairs:
 
     def random(self, *place: int) -> torch.Generator:
         """Random numbers of one place of the training, on the CPU so that all devices agree."""
-        seed = self.config.seed
-        for k in place:
-            seed = (seed * 1_000_003 + k + 1) % (2**63 - 1)
-        return torch.Generator().manual_seed(seed)
+        return random_at(self.config.seed, *place)
 
     def resolution(self, generator: torch.Generator) -> int:
         low, high = self.config.resolutions

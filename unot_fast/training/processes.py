@@ -52,8 +52,8 @@ def from_first(value: float, device: torch.device | str = "cpu") -> float:
     return value
 
 
-def total(value: Tensor) -> Tensor:
-    """Sum over the processes."""
+def sum_of_processes(value: Tensor) -> Tensor:
+    """Give every process the sum of all processes' values, in place."""
     if world() > 1:
         dist.all_reduce(value)
     return value

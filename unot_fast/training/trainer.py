@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from unot_fast.models import UNOT, Generator
@@ -19,6 +18,13 @@ from unot_fast.training import checkpoint
 from unot_fast.training.config import TrainingConfig
 from unot_fast.training.loss import potential_loss
 from unot_fast.training.pairs import Batch, Pairs, bootstrap, moved_batch, symmetries
+from unot_fast.training.processes import (
+    from_first,
+    own_shards,
+    rank,
+    sum_gradients,
+    sum_of_processes,
+)
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,7 @@ class Trainer:
         start = saved = time.perf_counter()
 
         def spent() -> float:
-            return self._agreed(before + time.perf_counter() - start)
+            return from_first(before + time.perf_counter() - start, self.device)
 
         def progress() -> float:
             return len(self.history) / rounds if rounds is not None else spent() / budget
@@ -157,7 +163,7 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, in the first process alone."""
-        if _rank() != 0:
+        if rank() != 0:
             return
         state = {
             "training": dataclasses.asdict(self.config),
@@ -195,7 +201,7 @@ class Trainer:
 
     def _round(self, index: int, rate: float) -> tuple[float, int]:
         """Mean loss, and samples shown."""
-        config, shards = self.config, self._own_shards()
+        config, shards = self.config, own_shards(self.config.shards)
         size = config.batch // config.shards
         drawn = [
             [self.pairs.draw(size, self.pairs.random(index, k, s)) for s in shards]
@@ -210,8 +216,7 @@ class Trainer:
         if self.adversary is not None:
             for k in range(config.batches):
                 self._generator_step([self.pairs.random(index, k, s) for s in shards])
-        if _world() > 1:
-            dist.all_reduce(total)
+        sum_of_processes(total)
         steps = config.passes * config.batches
         return float(total) / steps, steps * config.batch
 
@@ -229,7 +234,7 @@ class Trainer:
             loss = loss / self.config.shards
             loss.backward()
             total += loss.detach()
-        self._reduce(self.model)
+        sum_gradients(self.model)
         self.steps += 1
         for group in self.optimiser.param_groups:
             group["lr"] = rate * min(1.0, self.steps / 200)
@@ -259,44 +264,9 @@ class Trainer:
             loss = -potential_loss(prediction, target, part.b, self.config.huber)
             (loss / self.config.shards).backward()
         self.model.requires_grad_(True)
-        self._reduce(self.adversary)
+        sum_gradients(self.adversary)
         self.generator_optimiser.step()
-
-    def _own_shards(self) -> list[int]:
-        if _world() > self.config.shards:
-            raise ValueError(
-                f"shards must be at least the number of processes, {_world()}; "
-                f"got {self.config.shards}"
-            )
-        return list(range(_rank(), self.config.shards, _world()))
-
-    def _reduce(self, module: nn.Module) -> None:
-        """Sum of all processes' gradients."""
-        if _world() > 1:
-            gradients = [p.grad for p in module.parameters() if p.grad is not None]
-            flat = torch.cat([g.flatten() for g in gradients])
-            dist.all_reduce(flat)
-            for gradient, part in zip(
-                gradients, flat.split([g.numel() for g in gradients]), strict=True
-            ):
-                gradient.copy_(part.view_as(gradient))
-
-    def _agreed(self, seconds: float) -> float:
-        """The first process's clock."""
-        if _world() > 1:
-            value = torch.tensor(seconds, dtype=torch.float64, device=self.device)
-            dist.broadcast(value, 0)
-            return float(value)
-        return seconds
 
     def _precision(self) -> torch.autocast:
         on = self.config.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _world() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
