@@ -62,3 +62,15 @@ def test_toys(call, tmp_path):
     assert result.exit_code == 0
     assert "moons: energy distance forward" in result.output
     assert (tmp_path / "out" / "moons.png").stat().st_size > 0
+
+
+def test_table(call, tmp_path):
+    rows = np.random.default_rng(0).gamma(2.0, size=(400, 2))
+    np.save(tmp_path / "rows.npy", rows)
+    result = call("neural-ot", "table", tmp_path / "rows.npy", "--budget", "0.5s")
+    assert result.exit_code == 0
+    assert "rows.npy: 2 columns, 324 + 36 + 40 rows" in result.output
+    assert "| moved normals |" in result.output
+    result = call("neural-ot", "table", tmp_path / "rows.npy", "--set", "power")
+    assert result.exit_code == 2
+    assert "power has 8 columns" in result.output
