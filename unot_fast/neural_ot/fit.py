@@ -74,12 +74,15 @@ class Fit:
         self.average = copy.deepcopy(potential).requires_grad_(False)
         self.best = copy.deepcopy(self.average)
         self.steps, self.seconds, self.history = 0, 0.0, []
-        self.source, self._held_source = source.split(config.held_back, random_at(config.seed, 0))
-        self.target, self._held_target = target.split(config.held_back, random_at(config.seed, 1))
+        self.device = next(potential.parameters()).device
+        self.source, back = source.split(config.held_back, random_at(config.seed, 0))
+        self.target, other = target.split(config.held_back, random_at(config.seed, 1))
+        self._held_source, self._held_target = back.to(self.device), other.to(self.device)
         self.ends = isinstance(source, Rows) or isinstance(target, Rows)
         self.inverses: Tensor | None = None  # of an array's rows, where their searches ended
         if isinstance(self.target, Rows):
-            self.inverses = self._start(units.target(self.target.x), self.target.labels)
+            rows = Draw(self.target.x, self.target.labels, None).to(self.device)
+            self.inverses = self._start(units.target(rows.x), rows.labels)
         matrices = [p for p in potential.parameters() if p.ndim == 2 and min(p.shape) > 1]
         rest = [p for p in potential.parameters() if not any(p is m for m in matrices)]
         self.optimisers = [
@@ -101,7 +104,7 @@ class Fit:
         saved, seen = start, [0.0, 0.0, 0.0]
 
         def progress() -> float:
-            self.seconds = from_first(before + time.perf_counter() - start)
+            self.seconds = from_first(before + time.perf_counter() - start, self.device)
             return self.steps / steps if steps is not None else self.seconds / budget
 
         while (done := progress()) < 1:
@@ -132,11 +135,12 @@ class Fit:
         config = self.config
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
-        size, told = config.batch // config.shards, torch.zeros(2, dtype=torch.float64)
+        size = config.batch // config.shards
+        told = torch.zeros(2, dtype=torch.float64, device=self.device)
         for shard in own_shards(config.shards):
             x = self.source.draw(size, random_at(config.seed, 2, self.steps, shard))
             z = self.target.draw(size, random_at(config.seed, 3, self.steps, shard))
-            told += self._shard(x, z)
+            told += self._shard(x.to(self.device), z.to(self.device))
         sum_gradients(self.potential)
         told = sum_of_processes(told) / config.shards
         warm = min(1.0, (self.steps + 1) / config.warm_up)
@@ -166,7 +170,7 @@ class Fit:
             self.inverses[z.rows] = found.y
         kept = found.residual <= config.leave_out * (1 + target.norm(dim=1))
         weight = torch.cat(
-            (torch.full((len(x.x),), 1 / len(x.x)), -kept.float() / kept.sum().clamp_min(1))
+            (torch.full_like(x.x[:, 0], 1 / len(x.x)), -kept.float() / kept.sum().clamp_min(1))
         )
         labels = None if x.labels is None else torch.cat((x.labels, z.labels))
         points = torch.cat((self.units.source(x.x), found.y))
@@ -175,7 +179,7 @@ class Fit:
         if config.mmd:
             loss = loss + config.mmd * self._discrepancy(x, z, target)
         (loss / config.shards).backward()
-        return torch.tensor((float(found.n_iters.float().mean()), float((~kept).float().mean())))
+        return torch.stack((found.n_iters.double().mean(), (~kept).double().mean()))
 
     def _start(self, z: Tensor, labels: Tensor | None) -> Tensor:
         return self.linear.inverse(z, labels) if self.cost is None else z
@@ -229,6 +233,7 @@ class Fit:
             "average": self.average.state_dict(),
             "best": self.best.state_dict(),
             "units": self.units.state_dict(),
+            "linear": self.linear.state_dict(),
             "optimisers": [o.state_dict() for o in self.optimisers],
             "inverses": self.inverses,
             "history": [dataclasses.asdict(row) for row in self.history],
@@ -249,12 +254,14 @@ class Fit:
         if state["training"] != dataclasses.asdict(self.config):
             raise ValueError(f"{path} is of a fit with other settings")
         try:
-            for name in ("potential", "average", "best", "units"):
+            for name in ("potential", "average", "best", "units", "linear"):
                 getattr(self, name).load_state_dict(state[name])
         except RuntimeError as error:
             raise ValueError(f"{path} is of another potential: {error}") from error
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.inverses = state["inverses"]
+        if self.inverses is not None:
+            self.inverses = self.inverses.to(self.device)
         self.history = [Row(**row) for row in state["history"]]
         self.steps, self.seconds = state["steps"], state["seconds"]

@@ -20,6 +20,9 @@ class Draw(NamedTuple):
     labels: Tensor | None  # (n,), int64
     rows: Tensor | None  # (n,), int64
 
+    def to(self, device: torch.device) -> Draw:
+        return Draw(*(None if t is None else t.to(device) for t in self))
+
 
 def samples(
     name: str, given: Source, labels: Tensor | np.ndarray | None, dim: int, classes: int

@@ -54,6 +54,8 @@ class NeuralOT:
     cost : PowerCost, optional
         In place of half the squared distance. The potential is then a free network, both sides
         share their units, and nothing promises that a search finds the least of several minima.
+    device : str or torch.device
+        Where the potential is, and what the maps take has to be; samples are brought there.
     **fit
         Settings of `unot_fast.neural_ot.config.FitConfig`, such as ``batch`` or ``seed``.
 
@@ -91,6 +93,7 @@ class NeuralOT:
         potential: NeuralPotential | None = None,
         standardize: bool = True,
         cost: PowerCost | None = None,
+        device: str | torch.device = "cpu",
         **fit: float,
     ) -> None:
         self.config = FitConfig(**fit)
@@ -103,9 +106,11 @@ class NeuralOT:
             raise TypeError(f"potential must be a NeuralPotential; got {type(potential).__name__}")
         if potential.dim != dim:
             raise ValueError(f"potential must have dim = {dim}; got {potential.dim}")
-        self.dim, self.potential = dim, potential.float()
+        self.dim, self.device = dim, torch.device(device)
+        self.potential = potential.to(self.device, torch.float32)
         self.units, self.standardize, self.cost = Units(dim), standardize, cost
         self.linear = LinearMap(dim, potential.classes)
+        self._settle()
         self.history: list[Row] = []
 
     def fit(
@@ -163,6 +168,7 @@ class NeuralOT:
         z = samples("target", target, target_labels, self.dim, classes)
         path = None if checkpoint is None else Path(checkpoint)
         self._begin(x, z)
+        self._settle()
         fit = Fit(self.potential, self.units, x, z, self.linear, self.config, self.cost)
         if path is not None and path.exists():
             fit.resume(path)
@@ -178,10 +184,16 @@ class NeuralOT:
         self.potential.requires_grad_(False)
         return self
 
+    def _settle(self) -> None:
+        for module in (self.units, self.linear):
+            module.to(self.device)
+
     def _begin(self, source: Samples, target: Samples) -> None:
         """Units, and the map to begin with, from the first points."""
         count, seed, potential = max(10_000, 20 * self.dim), self.config.seed, self.potential
         x, z = source.first(count, random_at(seed, 4)), target.first(count, random_at(seed, 5))
+        for module in (self.units, self.linear):
+            module.cpu()
         if self.standardize:
             self.units.measure(x.x, z.x, common=self.cost is not None)
         if self.cost is not None:
@@ -349,7 +361,7 @@ class NeuralOT:
         save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, path, metadata)
 
     @classmethod
-    def load(cls, path: str | Path) -> NeuralOT:
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> NeuralOT:
         """What `save` wrote.
 
         Raises
@@ -372,7 +384,7 @@ class NeuralOT:
         p = json.loads(metadata["cost"])
         ot = cls(
             described["dim"], potential=potential, cost=None if p is None else PowerCost(p),
-            **json.loads(metadata["fit"]),
+            device=device, **json.loads(metadata["fit"]),
         )  # fmt: skip
         for name in ("potential", "units", "linear"):
             own = f"{name}."
@@ -384,6 +396,8 @@ class NeuralOT:
     def _check(self, name: str, x: Tensor) -> None:
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise TypeError(f"{name} must be a tensor of floating-point numbers")
+        if x.device.type != self.device.type:
+            raise ValueError(f"{name} must be where the potential is, on {self.device}")
         if x.ndim < 1 or x.shape[-1] != self.dim:
             raise ValueError(f"{name} must have shape (..., {self.dim}); got {tuple(x.shape)}")
         if not x.isfinite().all():
