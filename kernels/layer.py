@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unot_fast.kernels.first_axis import to_lines, to_modes
 from unot_fast.kernels.gelu import gelu_and_slope, gelu_slope, normal_cdf
-from unot_fast.kernels.products import padded, parts, precision, programs
+from unot_fast.kernels.products import add_product, padded, parts, precision, programs
 from unot_fast.kernels.spectral_analysis import spectral_analysis
 
 WIDEST = 128
@@ -183,7 +183,7 @@ def _value_kernel(
                 )  # fmt: skip
                 _keep(inner, u * normal_cdf(u), C_M, COLS)
                 z = _column(b2, c_y, C_Y, COLS)
-                z = _add_product(
+                z = add_product(
                     z, w2, c_m, 1, c_y, c_m, inner, COLS, 1, COLS, C_Y, COLS, DEPTH, PRECISION
                 )
                 tl.debug_barrier()  # the scratch area is free again
@@ -248,7 +248,7 @@ def _vjp_kernel(
                 _keep(inner, u, C_M, COLS)
                 if GELU:
                     end = _column(b2, c_y, C_Y, COLS)
-                    end = _add_product(
+                    end = add_product(
                         end, w2, c_m, 1, c_y, c_m, inner, COLS, 1, COLS, C_Y, COLS, DEPTH,
                         PRECISION,
                     )  # fmt: skip
@@ -262,7 +262,7 @@ def _vjp_kernel(
                     s_2, d_end, COLS, c_y, COLS, inner, COLS, c_m, COLS, C_Y, C_M, COLS, DEPTH,
                     PRECISION,
                 )  # fmt: skip
-                u = _add_product(
+                u = add_product(
                     tl.zeros((C_M, COLS), tl.float32), w2, 1, c_m, c_m, c_y, d_end, COLS, 1, COLS,
                     C_M, COLS, DEPTH, PRECISION,
                 )  # fmt: skip
@@ -279,7 +279,7 @@ def _vjp_kernel(
                         s_1, d_inner, COLS, c_m, COLS, _from(x, sample, line, start, n1, n2, c_h),
                         n1 * n2, c_h, n2 - start, C_M, C_H, COLS, DEPTH, PRECISION,
                     )  # fmt: skip
-                d_first = _add_product(
+                d_first = add_product(
                     tl.zeros((C_H, COLS), tl.float32), w1, 1, c_h, c_h, c_m, d_inner, COLS, 1,
                     COLS, C_H, COLS, DEPTH, PRECISION,
                 )  # fmt: skip
@@ -300,7 +300,7 @@ def _vjp_kernel(
                     s_skip, g, COLS, c_h, COLS, _from(x, sample, line, start, n1, n2, c_x),
                     n1 * n2, c_x, n2 - start, C_H, C_X, COLS, DEPTH, PRECISION,
                 )  # fmt: skip
-                back = _add_product(
+                back = add_product(
                     tl.zeros((C_X, COLS), tl.float32), skip, 1, c_x, c_x, c_h, g, COLS, 1, COLS,
                     C_X, COLS, DEPTH, PRECISION,
                 )  # fmt: skip
@@ -372,12 +372,12 @@ def _before_activation(
         return _load(x, sample, line, start, n1, n2, c_h, C_H, COLS)
     else:
         z = _column(bias, c_h, C_H, COLS)
-        z = _add_product(
+        z = add_product(
             z, modes, 2 * m2, 1, c_h, 2 * m2, last + start * 2 * m2, 1, 2 * m2, n2 - start, C_H,
             COLS, DEPTH, PRECISION,
         )  # fmt: skip
         if skip is not None:
-            z = _add_product(
+            z = add_product(
                 z, skip, c_x, 1, c_h, c_x, _from(x, sample, line, start, n1, n2, c_x), n1 * n2, 1,
                 n2 - start, C_H, COLS, DEPTH, PRECISION,
             )  # fmt: skip
@@ -392,29 +392,12 @@ def _hidden(
     """W1 h + b1, where h = x without coefficients: (C_M, COLS)."""
     u = _column(b1, c_m, C_M, COLS)
     if KIND == 0:
-        return _add_product(
+        return add_product(
             u, w1, c_h, 1, c_m, c_h, _from(x, sample, line, start, n1, n2, c_h), n1 * n2, 1,
             n2 - start, C_M, COLS, DEPTH, PRECISION,
         )  # fmt: skip
     else:
-        return _add_product(u, w1, c_h, 1, c_m, c_h, h, COLS, 1, COLS, C_M, COLS, DEPTH, PRECISION)
-
-
-@triton.jit
-def _add_product(
-    acc, a, a_row, a_column, rows, depth, b, b_row, b_column, columns, M: tl.constexpr,
-    N: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """acc + a b, for a (rows, depth) and b (depth, columns) in memory with these strides."""
-    row, column, step = tl.arange(0, M)[:, None], tl.arange(0, N)[None, :], tl.arange(0, DEPTH)
-    for start in range(0, depth, DEPTH):
-        k = start + step
-        at = a + row * a_row + k[None, :] * a_column
-        u = tl.load(at, mask=(row < rows) & (k < depth)[None, :], other=0.0)
-        at = b + k[:, None] * b_row + column * b_column
-        v = tl.load(at, mask=(k < depth)[:, None] & (column < columns), other=0.0)
-        acc = tl.dot(u, v, acc, input_precision=PRECISION)
-    return acc
+        return add_product(u, w1, c_h, 1, c_m, c_h, h, COLS, 1, COLS, C_M, COLS, DEPTH, PRECISION)
 
 
 @triton.jit

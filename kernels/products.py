@@ -47,3 +47,20 @@ def parts(columns: tl.constexpr):
     """Of so many complex numbers side by side: index, part (0 real, 1 imaginary), and its sign."""
     place = tl.arange(0, 2 * columns)
     return place // 2, place % 2, (1 - 2 * (place % 2)).to(tl.float32)
+
+
+@triton.jit
+def add_product(
+    acc, a, a_row, a_column, rows, depth, b, b_row, b_column, columns, M: tl.constexpr,
+    N: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """acc + a b, for a (rows, depth) and b (depth, columns) in memory with these strides."""
+    row, column, step = tl.arange(0, M)[:, None], tl.arange(0, N)[None, :], tl.arange(0, DEPTH)
+    for start in range(0, depth, DEPTH):
+        k = start + step
+        at = a + row * a_row + k[None, :] * a_column
+        u = tl.load(at, mask=(row < rows) & (k < depth)[None, :], other=0.0)
+        at = b + k[:, None] * b_row + column * b_column
+        v = tl.load(at, mask=(k < depth)[:, None] & (column < columns), other=0.0)
+        acc = tl.dot(u, v, acc, input_precision=PRECISION)
+    return acc

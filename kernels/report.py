@@ -8,6 +8,7 @@ the variants are those that a GPU would get, down to the alignment of their argu
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from unot_fast.kernels import sinkhorn_separable as solver
+from unot_fast.kernels.c_transform import c_transform
 from unot_fast.kernels.channel_mlp import channel_mlp, channel_mlp_vjp
+from unot_fast.kernels.potential import potential_gradient
 from unot_fast.kernels.separable_lse import separable_lse
 from unot_fast.kernels.spectral_analysis import spectral_analysis
 from unot_fast.kernels.spectral_mixing import spectral_mixing, spectral_mixing_vjp
@@ -85,7 +88,11 @@ def report(quick: bool = False) -> list[Resources]:
 def _launch_all(quick: bool) -> None:
     _launch_solvers(quick)
     _launch_layer(64, 32, (64, 64), (10, 6))
+    _launch_potential(64, (128, 128), 1, 64)
     if not quick:
+        _launch_potential(2, (64, 64), 1, 2)
+        _launch_potential(64, (128, 128, 128), 10, 0)
+        _launch_potential(256, (256, 256), 1, 256)
         _launch_layer(64, 32, (28, 28), (10, 10))
         _launch_layer(64, 32, (64, 64), (40, 40))
         _launch_layer(64, 32, (64, 128), (32,))
@@ -138,6 +145,21 @@ def _launch_layer(channels: int, hidden: int, points: tuple, modes: tuple) -> No
         )
         channel_mlp(start, *layers, None, None, False)
         channel_mlp_vjp(end, start, *layers, None, None, False, True)
+
+
+def _launch_potential(dim: int, widths: tuple, classes: int, quadratic: int) -> None:
+    """A batch for either size of tiles, with a preconditioner and without."""
+    ones, total = torch.ones, sum(widths)
+    weights = (
+        ones(2 * total + quadratic, dim), [ones(n, m) for m, n in itertools.pairwise(widths)],
+        ones(classes, total), ones(widths[-1]), ones(classes, dim),
+    )  # fmt: skip
+    for batch in (2, 100):
+        x, tolerance = ones(batch, dim), ones(batch)
+        labels = None if classes == 1 else ones(batch, dtype=torch.int64)
+        potential_gradient(x, labels, *weights, 0.01, 10.0)
+        for preconditioner in (None, ones(dim, dim)):
+            c_transform(x, labels, x, tolerance, *weights, preconditioner, 0.01, 10.0, 6, 200)
 
 
 def _resources(name: str, dtype: str, options: dict, kernel) -> Resources:

@@ -5,8 +5,10 @@ import torch
 
 from tests.conftest import adversarial, normalised
 from tests.gpu.graphs import captured
-from unot_fast import Grid, sinkhorn
-from unot_fast.ops import separable_lse, sinkhorn_separable
+from tests.ops import potentials
+from unot_fast import Grid, NeuralPotential, sinkhorn
+from unot_fast import c_transform as public_c_transform
+from unot_fast.ops import c_transform, potential_gradient, separable_lse, sinkhorn_separable
 
 pytestmark = [
     pytest.mark.gpu,
@@ -200,3 +202,63 @@ def test_runs_on_the_current_stream():
         out = solve(a, b, costs, uniform(0.01, a), "triton", torch.float32)
     stream.synchronize()
     assert torch.equal(out.f, expected.f)
+
+
+@pytest.mark.parametrize("shape", potentials.SHAPES)
+def test_gradients_of_potentials(shape):
+    torch.manual_seed(0)
+    arguments, _ = potentials.converted(potentials.problem(*shape), torch.float32)
+    expected = potential_gradient(
+        *potentials.converted(arguments, torch.float64)[0], **potentials.OPTIONS,
+        backend="reference",
+    )  # fmt: skip
+    found = potential_gradient(*on_cuda(arguments), **potentials.OPTIONS, backend="triton")
+    assert found.shape == expected.shape
+    if found.numel():
+        error = (found.double().cpu() - expected).abs().max()
+        assert float(error / expected.abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("batch", [1, 2048, 20000])
+@pytest.mark.parametrize("helped", [False, True])
+@pytest.mark.parametrize("shape", potentials.SHAPES[:-1])
+def test_c_transforms(shape, helped, batch):
+    """Against the searches of the CPU; columns take further points in the largest batch."""
+    torch.manual_seed(0)
+    arguments, _ = potentials.converted(potentials.problem(*shape[:-1], batch), torch.float32)
+    dim = shape[0]
+    help_ = 0.5 * torch.eye(dim) + 0.01 if helped else None
+    tolerance = torch.full((batch,), 1e-3)
+
+    def run(backend, z, labels, *weights, preconditioner, tolerance):
+        return c_transform(
+            z, labels, z.clone(), tolerance, *weights, preconditioner, **potentials.OPTIONS,
+            memory=6, max_iter=300, backend=backend,
+        )  # fmt: skip
+
+    slow = run("cpu", *arguments, preconditioner=help_, tolerance=tolerance)
+    *moved, help_, tolerance = on_cuda([*arguments, help_, tolerance])
+    fast = run("triton", *moved, preconditioner=help_, tolerance=tolerance)
+    assert bool(fast.converged.all())
+    distance = (fast.y.cpu() - slow.y).norm(dim=1)
+    assert float(distance.max()) <= 2.2e-3 / potentials.OPTIONS["strong"]
+    assert abs(float((fast.n_iters.cpu() - slow.n_iters).float().mean())) <= 1
+    again = run("triton", *moved, preconditioner=help_, tolerance=tolerance)
+    for x, y in zip(fast, again, strict=True):
+        assert torch.equal(x, y)
+
+
+def test_c_transform_is_the_default_for_neural_potentials():
+    g = NeuralPotential(5, (16, 16)).cuda()
+    z = torch.randn(100, 5, device="cuda")
+    found = public_c_transform(g, z)
+    assert found.backend == "triton"
+    assert bool(found.converged.all())
+    assert public_c_transform(g.double(), z.double()).backend == "torch"
+
+
+def on_cuda(arguments):
+    return [
+        [t.cuda() for t in x] if isinstance(x, list) else None if x is None else x.cuda()
+        for x in arguments
+    ]

@@ -24,6 +24,8 @@ REGISTERS = {
     "weight_kernel": 168,
     "value_kernel": 168,
     "vjp_kernel": 255,
+    "gradient_kernel": 128,
+    "search_kernel": 250,
 }
 STACK = {"vjp_kernel": 96}  # bytes; with an MLP
 SHARED_MEMORY = 32 * 1024  # of 227 KB: leaves room for seven programs per multiprocessor

@@ -10,7 +10,9 @@ FOLDER = Path(__file__).parent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cases", ["interpreted_solvers.py", "interpreted_layers.py"])
+@pytest.mark.parametrize(
+    "cases", ["interpreted_solvers.py", "interpreted_layers.py", "interpreted_potentials.py"]
+)
 def test_kernels_in_the_interpreter(cases):
     """In a process of its own: functions made under the interpreter cannot be compiled."""
     done = subprocess.run(

@@ -18,10 +18,11 @@ from unot_fast.conjugate.search import Method, search
 from unot_fast.models import NeuralPotential, Potential
 from unot_fast.ops import Minimum
 from unot_fast.ops import c_transform as fused
-from unot_fast.ops.backends import available
+from unot_fast.ops.backends import available, resolve
+from unot_fast.ops.potential import takes_triton
 
 METHODS = ("lbfgs", "picard", "gradient", "nesterov", "barzilai-borwein", "anderson")
-_BACKENDS = ("auto", "cpu", "torch", "reference")
+_BACKENDS = ("auto", "cpu", "triton", "torch", "reference")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class CTransform:
         construction, the value below that of the start. Where it is not, y and the value are only
         where the search ended. Without convexity a minimum may be one of several.
     backend : str
-        What ran: ``"cpu"``, ``"torch"`` or ``"reference"``.
+        What ran: ``"cpu"``, ``"triton"``, ``"torch"`` or ``"reference"``.
     """
 
     y: Tensor
@@ -92,7 +93,8 @@ def c_transform(
     Parameters
     ----------
     potential : Potential
-        g. `NeuralPotential` has a compiled search on the CPU; any other runs in torch.
+        g. `NeuralPotential` has a compiled search on the CPU and, in float32, on the GPU; any other
+        runs in torch.
     z : Tensor, shape (..., d), float32 or float64
         Points of the target space, of about unit scale.
     labels : Tensor, shape (...), int64, optional
@@ -120,8 +122,8 @@ def c_transform(
     cost : PowerCost, optional
         In place of half the squared distance, for ``"lbfgs"`` in torch.
     backend : str
-        ``"auto"``, ``"cpu"``, ``"torch"`` or ``"reference"`` (both compiled and reference search
-        are for ``"lbfgs"`` and a `NeuralPotential`).
+        ``"auto"``, ``"cpu"``, ``"triton"`` (float32), ``"torch"`` or ``"reference"``; all but
+        ``"torch"`` are for ``"lbfgs"`` and a `NeuralPotential`.
 
     Returns
     -------
@@ -250,13 +252,15 @@ def _resolve(potential: Potential, z: Tensor, method: str, backend: str, cost) -
         raise ValueError(f"backend must be one of {_BACKENDS}; got {backend!r}")
     compiled = isinstance(potential, NeuralPotential) and method == "lbfgs" and cost is None
     if backend == "auto":
-        return "cpu" if compiled and z.device.type == "cpu" and available("cpu") else "torch"
+        if compiled and z.device.type == "cpu" and available("cpu"):
+            return "cpu"
+        return "triton" if compiled and takes_triton(z) else "torch"
     if backend != "torch" and not compiled:
         raise RuntimeError(
             f"backend {backend!r} searches by 'lbfgs', for a NeuralPotential and the quadratic "
             f"cost; got {method!r}, a {type(potential).__name__} and {cost or 'that cost'}"
         )
-    return backend
+    return resolve(backend, z.device)
 
 
 def _check(potential, z, labels, start, tol, max_iter, method, memory, preconditioner) -> None:

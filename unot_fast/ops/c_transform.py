@@ -22,6 +22,7 @@ torch.library.define(
 )
 _MODULES = {
     "cpu": "unot_fast.ops._cpu_potential",
+    "triton": "unot_fast.kernels.c_transform",
     "reference": "unot_fast.reference.c_transform",
 }
 MEMORY = range(1, 17)
@@ -117,7 +118,7 @@ def c_transform(
     max_iter : int
         Gradients that a point may take.
     backend : str
-        ``"cpu"`` or ``"reference"``.
+        ``"cpu"``, ``"triton"`` (float32, up to 256 dimensions) or ``"reference"``.
 
     Returns
     -------

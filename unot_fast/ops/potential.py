@@ -9,7 +9,8 @@ from torch import Tensor
 
 from unot_fast.ops import _torch_potential
 from unot_fast.ops.autocast import keep_single
-from unot_fast.ops.backends import implementation
+from unot_fast.ops.backends import available, implementation
+from unot_fast.ops.compiling import constant_when_compiled
 from unot_fast.ops.returning import separate
 from unot_fast.ops.shapes import expect, expect_alike
 
@@ -33,6 +34,21 @@ _MODULES = {
     "torch": "unot_fast.ops._torch_potential",
     "reference": "unot_fast.reference.potential",
 }
+_GRADIENT_MODULES = _MODULES | {"triton": "unot_fast.kernels.potential"}
+WIDEST = 256
+"""Dimensions that backend ``"triton"`` takes; matrix products of torch are better with more."""
+
+
+def takes_triton(x: Tensor) -> bool:
+    """Whether the Triton kernels of potentials run on points like ``x``."""
+    return _takes_triton(x.device, x.dtype, x.shape[-1])
+
+
+@constant_when_compiled
+def _takes_triton(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
+    return (
+        device.type == "cuda" and dtype is torch.float32 and dim <= WIDEST and available("triton")
+    )
 
 
 def check_potential(
@@ -68,7 +84,9 @@ def _impl(x, *rest):
 def _impl_gradient(x, *rest):
     *inputs, _, sharpness, backend = rest
     check_potential("potential_gradient", x, *inputs, sharpness)
-    return implementation("potential_gradient", backend, _MODULES)(x, *rest[:-1]).contiguous()
+    return implementation("potential_gradient", backend, _GRADIENT_MODULES)(
+        x, *rest[:-1]
+    ).contiguous()
 
 
 @torch.library.impl("unot_fast::potential_vjp", "CompositeExplicitAutograd")
@@ -192,6 +210,7 @@ def potential_gradient(
 ) -> Tensor:
     """The gradient of `potential` in x, shape (B, d).
 
+    ``backend`` may be ``"triton"`` too, in float32 and for up to 256 dimensions.
     With ``backend="torch"`` it is differentiable, any number of times; else it is not.
     """
     if backend == "torch":
