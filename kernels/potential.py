@@ -25,7 +25,9 @@ import triton.language as tl
 from torch import Tensor
 
 from unot_fast.kernels.products import add_product, expect_single, padded, programs
-from unot_fast.ops.potential import WIDEST
+
+# Matrix products of torch are better with more dimensions.
+WIDEST = 256
 
 
 class Network:

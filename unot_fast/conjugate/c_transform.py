@@ -19,7 +19,6 @@ from unot_fast.models import NeuralPotential, Potential
 from unot_fast.ops import Minimum
 from unot_fast.ops import c_transform as fused
 from unot_fast.ops.backends import available, resolve
-from unot_fast.ops.potential import takes_triton
 
 METHODS = ("lbfgs", "picard", "gradient", "nesterov", "barzilai-borwein", "anderson")
 _BACKENDS = ("auto", "cpu", "triton", "torch", "reference")
@@ -93,8 +92,8 @@ def c_transform(
     Parameters
     ----------
     potential : Potential
-        g. `NeuralPotential` has a compiled search on the CPU and, in float32, on the GPU; any other
-        runs in torch.
+        g. `NeuralPotential` has a compiled search on the CPU and, on request, a Triton one on the
+        GPU; any other runs in torch.
     z : Tensor, shape (..., d), float32 or float64
         Points of the target space, of about unit scale.
     labels : Tensor, shape (...), int64, optional
@@ -122,8 +121,8 @@ def c_transform(
     cost : PowerCost, optional
         In place of half the squared distance, for ``"lbfgs"`` in torch.
     backend : str
-        ``"auto"``, ``"cpu"``, ``"triton"`` (float32), ``"torch"`` or ``"reference"``; all but
-        ``"torch"`` are for ``"lbfgs"`` and a `NeuralPotential`.
+        ``"auto"``, ``"cpu"``, ``"triton"`` (float32, never by itself), ``"torch"`` or
+        ``"reference"``; all but ``"torch"`` are for ``"lbfgs"`` and a `NeuralPotential`.
 
     Returns
     -------
@@ -252,9 +251,7 @@ def _resolve(potential: Potential, z: Tensor, method: str, backend: str, cost) -
         raise ValueError(f"backend must be one of {_BACKENDS}; got {backend!r}")
     compiled = isinstance(potential, NeuralPotential) and method == "lbfgs" and cost is None
     if backend == "auto":
-        if compiled and z.device.type == "cpu" and available("cpu"):
-            return "cpu"
-        return "triton" if compiled and takes_triton(z) else "torch"
+        return "cpu" if compiled and z.device.type == "cpu" and available("cpu") else "torch"
     if backend != "torch" and not compiled:
         raise RuntimeError(
             f"backend {backend!r} searches by 'lbfgs', for a NeuralPotential and the quadratic "

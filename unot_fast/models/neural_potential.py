@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from unot_fast.models.potential import Potential
 from unot_fast.ops import potential, potential_gradient
 from unot_fast.ops.backends import resolve
-from unot_fast.ops.potential import takes_triton
 
 
 class NeuralPotential(Potential):
@@ -164,10 +163,7 @@ class NeuralPotential(Potential):
         return self.transport(x, labels) - x
 
     def transport(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        if torch.is_grad_enabled():
-            backend = "torch"
-        else:
-            backend = "triton" if takes_triton(x) else self._backend(x)
+        backend = "torch" if torch.is_grad_enabled() else self._backend(x)
         return potential_gradient(x, self._labels(labels), **self.weights(), backend=backend)
 
     def _labels(self, labels: Tensor | None) -> Tensor | None:

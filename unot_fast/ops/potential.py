@@ -9,8 +9,7 @@ from torch import Tensor
 
 from unot_fast.ops import _torch_potential
 from unot_fast.ops.autocast import keep_single
-from unot_fast.ops.backends import available, implementation
-from unot_fast.ops.compiling import constant_when_compiled
+from unot_fast.ops.backends import implementation
 from unot_fast.ops.returning import separate
 from unot_fast.ops.shapes import expect, expect_alike
 
@@ -35,20 +34,6 @@ _MODULES = {
     "reference": "unot_fast.reference.potential",
 }
 _GRADIENT_MODULES = _MODULES | {"triton": "unot_fast.kernels.potential"}
-WIDEST = 256
-"""Dimensions that backend ``"triton"`` takes; matrix products of torch are better with more."""
-
-
-def takes_triton(x: Tensor) -> bool:
-    """Whether the Triton kernels of potentials run on points like ``x``."""
-    return _takes_triton(x.device, x.dtype, x.shape[-1])
-
-
-@constant_when_compiled
-def _takes_triton(device: torch.device, dtype: torch.dtype, dim: int) -> bool:
-    return (
-        device.type == "cuda" and dtype is torch.float32 and dim <= WIDEST and available("triton")
-    )
 
 
 def check_potential(
