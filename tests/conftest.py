@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,12 @@ import pytest
 import torch
 
 DATA = Path(os.environ.get("UNOT_FAST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+# torch keeps compiled graphs without the schemas of the operators in them: those of an older
+# version of the package would be run.
+_COMPILED = tempfile.TemporaryDirectory()
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = _COMPILED.name
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +71,8 @@ def adversarial(n: tuple[int, ...], m: tuple[int, ...]) -> tuple[torch.Tensor, t
         pairs.append((same, same))
     a, b = (torch.stack(side) for side in zip(*pairs, strict=True))
     return normalised(a, len(n)), normalised(b, len(m))
+
+
+def pytest_collection_modifyitems(items):
+    """What takes long goes first, so that no process is left with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
