@@ -94,6 +94,45 @@ def test_benchmark_pairs(dim):
     assert l2_uvp(found.y, x, pair.source_variance) < 1e-5
 
 
+def written(folder, dim, arrays):
+    """Weights as the published benchmark's checkpoints name them."""
+    for j in (1, 2):
+        state = {"final_layer.weight": arrays[f"n{j}_w"].reshape(1, -1)}
+        for k in range(3):
+            layer = f"quadratic_layers.{k}"
+            state[f"{layer}.quadratic_decomposed"] = arrays[f"n{j}_R{k}"][:, None]
+            state[f"{layer}.weight"] = arrays[f"n{j}_W{k}"]
+            state[f"{layer}.bias"] = arrays[f"n{j}_b{k}"]
+        for k in (1, 2):
+            state[f"convex_layers.{k - 1}.weight"] = arrays[f"n{j}_V{k}"]
+        torch.save({k: torch.as_tensor(v) for k, v in state.items()}, folder / f"{dim}_v{j}.pt")
+    return folder / f"{dim}_v1.pt"
+
+
+@pytest.mark.parametrize("dim", [2, 16])
+def test_published_checkpoints(dim, tmp_path):
+    """Source, scale and shift follow from the dimension and the weights."""
+    pair = benchmark(dim)
+    with np.load(DATA / f"w2_benchmark_{dim}.npz") as file:
+        path = written(tmp_path, dim, {k: file[k] for k in file.files if k.startswith("n")})
+    again = W2Benchmark(path)
+    assert torch.allclose(again.centers, pair.centers)
+    assert torch.allclose(again.mix, pair.mix)
+    x = pair.source(2048, random())
+    assert l2_uvp(again.transport(x), pair.transport(x), pair.target_variance) < 1e-3
+    assert again.target_variance == pytest.approx(pair.target_variance, rel=0.02)
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"must be D_v1\.pt or D_v2\.pt"):
+        W2Benchmark(tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=r"2_v1.pt is no checkpoint"):
+        W2Benchmark(tmp_path / "2_v2.pt")
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "2_v1.pt")
+    with pytest.raises(ValueError, match=r"2_v1.pt is no checkpoint"):
+        W2Benchmark(tmp_path / "2_v1.pt")
+
+
 def test_benchmark_in_seconds():
     pair = benchmark(2)
     ot = NeuralOT(2, (64, 64)).fit(pair.source, pair.target, steps=250)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -212,6 +213,24 @@ def test_an_inverse_that_was_not_found_is_an_error():
     with pytest.raises(RuntimeError, match="of 50 points did not converge in 1 gradients"):
         ot.inverse(z, tol=1e-7, max_iter=1)
     assert not ot.conjugate(z, tol=1e-7, max_iter=1).converged.all()
+
+
+def test_a_free_potential_that_folds_is_told():
+    """A convex net, one with concave kinks, and one that falls without end."""
+    x, z = draw(3000, 1), draw(3000, 2)
+    ot = NeuralOT(2, potential=NeuralPotential(2, (8, 8), convex=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ot.fit(x, z, steps=1)
+    with torch.no_grad():
+        ot.potential.top.fill_(-0.2)
+    with pytest.warns(UserWarning, match="not one to one"):
+        ot.fit(x, z, steps=1)
+    with torch.no_grad():
+        ot.potential.top.fill_(-1.0)
+    with pytest.raises(RuntimeError, match="the dual on the points held back was never finite"):
+        ot.fit(x, z, steps=1)
+    assert all(p.isfinite().all() for p in ot.potential.parameters())
 
 
 def test_the_map_of_gaussians():

@@ -111,10 +111,16 @@ def gaussians(
 @_budget
 @_output
 def w2_benchmark(files: tuple[Path, ...], seeds: int, budget: float, output: Path | None) -> None:
-    """Fit pairs of the Wasserstein-2 benchmark, given as .npz arrays."""
+    """Fit pairs of the Wasserstein-2 benchmark.
+
+    FILES are .npz arrays or checkpoints of the published benchmark: D_v1.pt, beside its D_v2.pt.
+    """
+    try:
+        pairs = [W2Benchmark(file) for file in files]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     outcomes = []
-    for file in files:
-        pair = W2Benchmark(file)
+    for pair in pairs:
         for seed in range(seeds):
             outcomes.append(fit_pair(pair, budget, seed=seed))
             _tell(outcomes[-1])

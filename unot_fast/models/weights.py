@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from unot_fast.models.config import UNOTConfig
+from unot_fast.models.files import load_state, save_state
 
 if TYPE_CHECKING:
     from unot_fast.models.unot import UNOT
@@ -45,15 +46,9 @@ def save(
     card : mapping, optional
         What there is to know about the weights, as text or numbers by name; `card` reads it.
     """
-    from safetensors.torch import save_file
-
-    state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.state_dict().items()}
-    metadata = {
-        "kind": _KIND,
-        "config": json.dumps(dataclasses.asdict(model.config)),
-        "card": json.dumps(dict(card or {})),
-    }
-    save_file(state, path, metadata)
+    state = {k: v.to(dtype) for k, v in model.state_dict().items()}
+    config = json.dumps(dataclasses.asdict(model.config))
+    save_state(path, _KIND, state, config=config, card=json.dumps(dict(card or {})))
 
 
 def load(name_or_path: str | Path) -> UNOT:
@@ -83,18 +78,8 @@ def card(name_or_path: str | Path) -> dict[str, object]:
 def _read(
     name_or_path: str | Path, tensors: bool = True
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
     with resources.as_file(_find(name_or_path)) as path:
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("kind") != _KIND:
-                    raise ValueError(f"{name_or_path} holds no weights of a UNOT")
-                state = {k: file.get_tensor(k) for k in file.keys()} if tensors else {}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"{name_or_path} is no safetensors file: {error}") from error
-    return state, metadata
+        return load_state(path, _KIND, tensors=tensors)
 
 
 def _find(name_or_path: str | Path) -> Path:

@@ -13,11 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unot_fast.conjugate import CTransform, PowerCost, c_transform
-from unot_fast.models import NeuralPotential
 from unot_fast.neural_ot.config import FitConfig
 from unot_fast.neural_ot.discrepancy import by_class, mmd
-from unot_fast.neural_ot.linear_map import LinearMap
+from unot_fast.neural_ot.maps import Maps
 from unot_fast.neural_ot.samples import Draw, Rows, Samples
 from unot_fast.neural_ot.units import Units
 from unot_fast.training import checkpoint
@@ -47,42 +45,38 @@ class Fit:
 
     Parameters
     ----------
-    potential : NeuralPotential
-        Trained in place.
+    maps : Maps
+        Whose potential is trained in place; the rest of them helps the searches.
     units : Units
     source, target
         What `samples` makes.
-    linear : LinearMap
-        Its inverse preconditions the searches and begins them.
     config : FitConfig
-    cost : PowerCost, optional
-        Then nothing is known of where a search should begin, and it begins at its target.
+
+    Attributes
+    ----------
+    curvature : float
+        The least of u at points held back, with the weights that are the result; see
+        `Maps.least_curvature`.
     """
 
     def __init__(
-        self,
-        potential: NeuralPotential,
-        units: Units,
-        source: Samples,
-        target: Samples,
-        linear: LinearMap,
-        config: FitConfig,
-        cost: PowerCost | None = None,
+        self, maps: Maps, units: Units, source: Samples, target: Samples, config: FitConfig
     ) -> None:
-        self.cost = cost
-        self.potential, self.units, self.linear, self.config = potential, units, linear, config
+        self.maps, self.units, self.config = maps, units, config
+        self.potential = potential = maps.potential
         self.average = copy.deepcopy(potential).requires_grad_(False)
         self.best = copy.deepcopy(self.average)
         self.steps, self.seconds, self.history = 0, 0.0, []
+        self.curvature = math.nan
         self.device = next(potential.parameters()).device
         self.source, back = source.split(config.held_back, random_at(config.seed, 0))
         self.target, other = target.split(config.held_back, random_at(config.seed, 1))
         self._held_source, self._held_target = back.to(self.device), other.to(self.device)
-        self.ends = isinstance(source, Rows) or isinstance(target, Rows)
+        self.few = isinstance(source, Rows) or isinstance(target, Rows)
         self.inverses: Tensor | None = None  # of an array's rows, where their searches ended
         if isinstance(self.target, Rows):
             rows = Draw(self.target.x, self.target.labels, None).to(self.device)
-            self.inverses = self._start(units.target(rows.x), rows.labels)
+            self.inverses = maps.start(units.target(rows.x), rows.labels)
         matrices = [p for p in potential.parameters() if p.ndim == 2 and min(p.shape) > 1]
         rest = [p for p in potential.parameters() if not any(p is m for m in matrices)]
         self.optimisers = [
@@ -101,7 +95,7 @@ class Fit:
     ) -> None:
         """Go on to so many steps or seconds in all; the potential then has the best weights."""
         before, start = self.seconds, time.perf_counter()
-        saved, seen = start, [0.0, 0.0, 0.0]
+        saved, seen = start, _Seen(self.device)
 
         def progress() -> float:
             self.seconds = from_first(before + time.perf_counter() - start, self.device)
@@ -113,11 +107,10 @@ class Fit:
                 self._validate(seen)
                 if report is not None:
                     report(done, self.history[-1])
-                seen = [0.0, 0.0, 0.0]
+                seen = _Seen(self.device)
                 if self._settled():
                     break
-            n_iters, left_out = self._step(done)
-            seen = [seen[0] + n_iters, seen[1] + left_out, seen[2] + 1]
+            seen.add(self._step(done))
             if report is not None:
                 report(done, None)
             if path is not None and time.perf_counter() - saved > save_every:
@@ -129,8 +122,10 @@ class Fit:
         if path is not None:
             self.save(path)
         self.potential.load_state_dict(self.best.state_dict())
+        held = self._held_source
+        self.curvature = self.maps.least_curvature(self.units.source(held.x), held.labels)
 
-    def _step(self, done: float) -> tuple[float, float]:
+    def _step(self, done: float) -> Tensor:
         """One step; mean gradients of a search, and the share of points left out."""
         config = self.config
         for optimiser in self.optimisers:
@@ -156,24 +151,28 @@ class Fit:
             torch._foreach_lerp_(
                 list(self.average.parameters()), list(self.potential.parameters()), 1 - decay
             )
-        return float(told[0]), float(told[1])
+        return told
 
     def _shard(self, x: Draw, z: Draw) -> Tensor:
         """Adds to the gradients; mean gradients of a search and share left out."""
         config = self.config
         target = self.units.target(z.x)
-        start = self._start(target, z.labels) if z.rows is None else self.inverses[z.rows]
+        start = None if z.rows is None else self.inverses[z.rows]
         self.potential.requires_grad_(False)
-        found = self._search(self.potential, target, z.labels, start, config.tol, config.max_iter)
+        found = self.maps.search(
+            target, z.labels, start=start, tol=config.tol, max_iter=config.max_iter
+        )
         self.potential.requires_grad_(True)
-        if z.rows is not None:
-            self.inverses[z.rows] = found.y
         kept = found.residual <= config.leave_out * (1 + target.norm(dim=1))
+        # What ran away may be infinite, and would be so even with a weight of 0.
+        y = torch.where(kept[:, None], found.y, target)
+        if z.rows is not None:
+            self.inverses[z.rows] = y
         weight = torch.cat(
             (torch.full_like(x.x[:, 0], 1 / len(x.x)), -kept.float() / kept.sum().clamp_min(1))
         )
         labels = None if x.labels is None else torch.cat((x.labels, z.labels))
-        points = torch.cat((self.units.source(x.x), found.y))
+        points = torch.cat((self.units.source(x.x), y))
         # By the envelope theorem: E g(x) - E (c(y, z) + g(y)) at fixed y.
         loss = (self.potential(points, labels) * weight).sum()
         if config.mmd:
@@ -181,44 +180,29 @@ class Fit:
         (loss / config.shards).backward()
         return torch.stack((found.n_iters.double().mean(), (~kept).double().mean()))
 
-    def _start(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        return self.linear.inverse(z, labels) if self.cost is None else z
-
-    def _search(self, potential, z, labels, start, tol: float, max_iter: int) -> CTransform:
-        return c_transform(
-            potential, z, labels, start=start, tol=tol, max_iter=max_iter, cost=self.cost,
-            preconditioner=self.linear.inverse_slope if self.cost is None else None,
-        )  # fmt: skip
-
     def _discrepancy(self, x: Draw, z: Draw, target: Tensor) -> Tensor:
-        source = self.units.source(x.x)
-        moved = self.potential.transport(source, x.labels)
-        if self.cost is not None:
-            moved = self.cost.transport(source, self.potential.gradient(source, x.labels))
+        moved = self.maps.transport(self.units.source(x.x), x.labels)
         pooled = mmd(moved, target)
         if x.labels is None:
             return pooled
         return pooled + by_class(mmd, moved, x.labels, target, z.labels)
 
-    def _validate(self, seen: list[float]) -> None:
+    def _validate(self, seen: _Seen) -> None:
         """The averaged weights on the points held back; the best are kept."""
         x, z = self._held_source, self._held_target
-        target = self.units.target(z.x)
-        start = self._start(target, z.labels)
-        found = self._search(self.average, target, z.labels, start, 1e-3, 200)
+        maps = dataclasses.replace(self.maps, potential=self.average)
+        found = maps.search(self.units.target(z.x), z.labels, tol=1e-3, max_iter=200)
         source = self.average(self.units.source(x.x), x.labels)
         dual = float(found.value.double().mean() - source.double().mean())
         if not math.isfinite(dual):
             dual = -math.inf
-        if not self.ends or not self.history or dual >= max(row.dual for row in self.history):
+        if not self.few or not self.history or dual >= max(row.dual for row in self.history):
             self.best.load_state_dict(self.average.state_dict())
-        count = max(seen[2], 1)
-        row = Row(self.steps, self.seconds, dual, seen[0] / count, seen[1] / count)
-        self.history.append(row)
+        self.history.append(Row(self.steps, self.seconds, dual, *seen.mean()))
 
     def _settled(self) -> bool:
         """Whether points that are few have nothing more to say."""
-        if not self.ends:
+        if not self.few:
             return False
         best = max(range(len(self.history)), key=lambda k: self.history[k].dual)
         return len(self.history) - 1 - best >= self.config.patience
@@ -233,7 +217,7 @@ class Fit:
             "average": self.average.state_dict(),
             "best": self.best.state_dict(),
             "units": self.units.state_dict(),
-            "linear": self.linear.state_dict(),
+            "linear": self.maps.linear.state_dict(),
             "optimisers": [o.state_dict() for o in self.optimisers],
             "inverses": self.inverses,
             "history": [dataclasses.asdict(row) for row in self.history],
@@ -254,8 +238,9 @@ class Fit:
         if state["training"] != dataclasses.asdict(self.config):
             raise ValueError(f"{path} is of a fit with other settings")
         try:
-            for name in ("potential", "average", "best", "units", "linear"):
+            for name in ("potential", "average", "best", "units"):
                 getattr(self, name).load_state_dict(state[name])
+            self.maps.linear.load_state_dict(state["linear"])
         except RuntimeError as error:
             raise ValueError(f"{path} is of another potential: {error}") from error
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
@@ -265,3 +250,18 @@ class Fit:
             self.inverses = self.inverses.to(self.device)
         self.history = [Row(**row) for row in state["history"]]
         self.steps, self.seconds = state["steps"], state["seconds"]
+
+
+class _Seen:
+    """What steps have told since the last validation, summed where they run."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._sum, self._steps = torch.zeros(2, dtype=torch.float64, device=device), 0
+
+    def add(self, told: Tensor) -> None:
+        self._sum += told
+        self._steps += 1
+
+    def mean(self) -> tuple[float, float]:
+        n_iters, left_out = (self._sum / max(self._steps, 1)).tolist()
+        return n_iters, left_out

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,16 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unot_fast.conjugate import CTransform, PowerCost, c_transform
+from unot_fast.conjugate import CTransform, PowerCost
 from unot_fast.models import NeuralPotential
+from unot_fast.models.files import load_state, save_state
 from unot_fast.neural_ot.config import FitConfig
 from unot_fast.neural_ot.fit import Fit, Row
 from unot_fast.neural_ot.linear_map import LinearMap
+from unot_fast.neural_ot.maps import Maps
+from unot_fast.neural_ot.progress import progress_bar
 from unot_fast.neural_ot.samples import Samples, Source, samples
 from unot_fast.neural_ot.units import Units
 from unot_fast.training.processes import random_at
 
 _KIND = "unot_fast.NeuralOT"
+_PARTS = ("potential", "units", "linear")
 
 
 class NeuralOT:
@@ -64,6 +70,8 @@ class NeuralOT:
     potential : NeuralPotential
         In those units.
     units : Units
+    maps : Maps
+        The same maps in those units, and the searches as they are begun.
     history : list of Row
         Validations of the last fit.
 
@@ -108,9 +116,9 @@ class NeuralOT:
             raise ValueError(f"potential must have dim = {dim}; got {potential.dim}")
         self.dim, self.device = dim, torch.device(device)
         self.potential = potential.to(self.device, torch.float32)
-        self.units, self.standardize, self.cost = Units(dim), standardize, cost
-        self.linear = LinearMap(dim, potential.classes)
-        self._settle()
+        self.units, self.standardize, self.cost = Units(dim).to(self.device), standardize, cost
+        self.linear = LinearMap(dim, potential.classes).to(self.device)
+        self.maps = Maps(self.potential, self.linear, cost)
         self.history: list[Row] = []
 
     def fit(
@@ -155,6 +163,14 @@ class NeuralOT:
         ------
         TypeError, ValueError
             The message names the argument.
+
+        RuntimeError
+            The dual is not bounded, as may happen to a free potential.
+
+        Warns
+        -----
+        UserWarning
+            The potential is a free one, and not convex where it should be.
         """
         if budget is not None and steps is not None:
             raise ValueError("budget: give either budget or steps")
@@ -168,11 +184,10 @@ class NeuralOT:
         z = samples("target", target, target_labels, self.dim, classes)
         path = None if checkpoint is None else Path(checkpoint)
         self._begin(x, z)
-        self._settle()
-        fit = Fit(self.potential, self.units, x, z, self.linear, self.config, self.cost)
+        fit = Fit(self.maps, self.units, x, z, self.config)
         if path is not None and path.exists():
             fit.resume(path)
-        with _Bar(progress, steps, budget) as bar:
+        with progress_bar(progress, steps, budget) as bar:
 
             def told(done: float, row: Row | None) -> None:
                 bar(done, row)
@@ -182,18 +197,25 @@ class NeuralOT:
             fit.run(steps=steps, budget=budget, path=path, report=told)
         self.history = fit.history
         self.potential.requires_grad_(False)
+        if not math.isfinite(max(row.dual for row in self.history)):
+            raise RuntimeError(
+                "fit: the dual on the points held back was never finite, so there is no result; "
+                f"{self.history[-1].left_out:.0%} of the last searches were left out"
+            )
+        if fit.curvature <= 0:
+            warnings.warn(
+                f"potential: the map is not one to one: at a point held back |x|^2/2 + g has a "
+                f"curvature of {fit.curvature:.2g}; a NeuralPotential with convex=True keeps it "
+                "positive",
+                stacklevel=2,
+            )
         return self
-
-    def _settle(self) -> None:
-        for module in (self.units, self.linear):
-            module.to(self.device)
 
     def _begin(self, source: Samples, target: Samples) -> None:
         """Units, and the map to begin with, from the first points."""
         count, seed, potential = max(10_000, 20 * self.dim), self.config.seed, self.potential
-        x, z = source.first(count, random_at(seed, 4)), target.first(count, random_at(seed, 5))
-        for module in (self.units, self.linear):
-            module.cpu()
+        x = source.first(count, random_at(seed, 4)).to(self.device)
+        z = target.first(count, random_at(seed, 5)).to(self.device)
         if self.standardize:
             self.units.measure(x.x, z.x, common=self.cost is not None)
         if self.cost is not None:
@@ -225,10 +247,7 @@ class NeuralOT:
         flat = self.units.source(x.float()).reshape(-1, self.dim)
         labels = None if labels is None else labels.reshape(-1)
         with torch.no_grad():
-            if self.cost is None:
-                found = self.potential.transport(flat, labels)
-            else:
-                found = self.cost.transport(flat, self.potential.gradient(flat, labels))
+            found = self.maps.transport(flat, labels)
         return self.units.target_back(found).view(x.shape)
 
     def inverse(
@@ -270,17 +289,10 @@ class NeuralOT:
     ) -> CTransform:
         """The c-transform at points of the target, in the units of the potential."""
         self._check("z", z)
-        target = self.units.target(z.float())
-        own = None if self.potential.classes == 1 else labels
         with torch.no_grad():
-            if self.cost is not None:
-                return c_transform(
-                    self.potential, target, own, tol=tol, max_iter=max_iter, cost=self.cost
-                )
-            return c_transform(
-                self.potential, target, own, start=self.linear.inverse(target, own), tol=tol,
-                max_iter=max_iter, preconditioner=self.linear.inverse_slope,
-            )  # fmt: skip
+            return self.maps.search(
+                self.units.target(z.float()), labels, tol=tol, max_iter=max_iter
+            )
 
     def dual_value(
         self,
@@ -339,8 +351,6 @@ class NeuralOT:
 
     def save(self, path: str | Path) -> None:
         """Write everything that the maps need, as safetensors."""
-        from safetensors.torch import save_file
-
         potential = self.potential
         described = {
             "dim": self.dim, "widths": potential.widths, "classes": potential.classes,
@@ -348,17 +358,16 @@ class NeuralOT:
             "sharpness": potential.sharpness, "strong": potential.strong,
         }  # fmt: skip
         state = {
-            **{f"potential.{k}": v for k, v in potential.state_dict().items()},
-            **{f"units.{k}": v for k, v in self.units.state_dict().items()},
-            **{f"linear.{k}": v for k, v in self.linear.state_dict().items()},
+            f"{part}.{k}": v for part in _PARTS for k, v in getattr(self, part).state_dict().items()
         }
-        metadata = {
-            "kind": _KIND,
-            "potential": json.dumps(described),
-            "fit": json.dumps(dataclasses.asdict(self.config)),
-            "cost": json.dumps(None if self.cost is None else self.cost.p),
-        }
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, path, metadata)
+        save_state(
+            path,
+            _KIND,
+            state,
+            potential=json.dumps(described),
+            fit=json.dumps(dataclasses.asdict(self.config)),
+            cost=json.dumps(None if self.cost is None else self.cost.p),
+        )
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> NeuralOT:
@@ -369,16 +378,7 @@ class NeuralOT:
         ValueError
             The file holds something else.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path} is no safetensors file: {error}") from error
-        if metadata.get("kind") != _KIND:
-            raise ValueError(f"{path} holds no NeuralOT")
+        state, metadata = load_state(path, _KIND)
         described = json.loads(metadata["potential"])
         potential = NeuralPotential(**described)
         p = json.loads(metadata["cost"])
@@ -386,7 +386,7 @@ class NeuralOT:
             described["dim"], potential=potential, cost=None if p is None else PowerCost(p),
             device=device, **json.loads(metadata["fit"]),
         )  # fmt: skip
-        for name in ("potential", "units", "linear"):
+        for name in _PARTS:
             own = f"{name}."
             part = {k.removeprefix(own): v for k, v in state.items() if k.startswith(own)}
             getattr(ot, name).load_state_dict(part)
@@ -402,31 +402,3 @@ class NeuralOT:
             raise ValueError(f"{name} must have shape (..., {self.dim}); got {tuple(x.shape)}")
         if not x.isfinite().all():
             raise ValueError(f"{name} must be finite")
-
-
-class _Bar:
-    """A progress bar, or nothing."""
-
-    def __init__(self, shown: bool, steps: int | None, budget: float | None) -> None:
-        self._bar = None
-        if shown:
-            from tqdm import tqdm
-
-            unit = "step" if steps is not None else "s"
-            total = steps if steps is not None else budget
-            self._bar = tqdm(total=total, unit=unit, bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} "
-                             "{unit} [{elapsed}<{remaining}{postfix}]")  # fmt: skip
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __call__(self, done: float, row: Row | None) -> None:
-        if self._bar is None:
-            return
-        self._bar.update(min(done, 1.0) * self._bar.total - self._bar.n)
-        if row is not None:
-            self._bar.set_postfix(dual=f"{row.dual:.4f}", iterations=f"{row.n_iters:.1f}")
-
-    def __exit__(self, *_) -> None:
-        if self._bar is not None:
-            self._bar.close()

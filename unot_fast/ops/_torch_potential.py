@@ -26,13 +26,10 @@ def potential(
     return h @ top + square / 2 + (_of_class(linear, labels) * x).sum(1)
 
 
-def potential_gradient(
-    x, labels, maps, hidden, bias, top, linear, strong, sharpness, weight=None
-) -> Tensor:
-    """Times ``weight``, where there is one; differentiable in everything."""
-    factors, _ = _factors(x, labels, maps, hidden, bias, top, sharpness, weight)
-    pull = strong * x + _of_class(linear, labels)
-    return factors @ maps + (pull if weight is None else weight[:, None] * pull)
+def potential_gradient(x, labels, maps, hidden, bias, top, linear, strong, sharpness) -> Tensor:
+    """Differentiable in everything."""
+    factors, _ = _factors(x, labels, maps, hidden, bias, top, sharpness)
+    return factors @ maps + strong * x + _of_class(linear, labels)
 
 
 def potential_vjp(
@@ -66,8 +63,8 @@ def _forward(x, labels, maps, hidden, bias, top, sharpness):
     return layers, rows[-1]
 
 
-def _factors(x, labels, maps, hidden, bias, top, sharpness, weight):
-    """What multiplies the maps in the gradient in x."""
+def _factors(x, labels, maps, hidden, bias, top, sharpness, weight=None):
+    """What multiplies the maps in the gradient in x, times ``weight`` where there is one."""
     layers, ax = _forward(x, labels, maps, hidden, bias, top, sharpness)
     above = top if weight is None else weight[:, None] * top
     found = [ax if weight is None else weight[:, None] * ax]
