@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from tests.conftest import DATA
+from tests.experiments.test_translation import bars
 from unot_fast import NeuralOT
 
 
@@ -74,3 +75,22 @@ def test_table(call, tmp_path):
     result = call("neural-ot", "table", tmp_path / "rows.npy", "--set", "power")
     assert result.exit_code == 2
     assert "power has 8 columns" in result.output
+
+
+def test_images(call, tmp_path):
+    for name, standing in (("a", False), ("b", True)):
+        pictures, labels = bars(300, standing=standing, seed=0)
+        np.savez(tmp_path / f"{name}.npz", images=pictures, labels=labels)
+    out = tmp_path / "out"
+    result = call(
+        "neural-ot", "images", tmp_path / "a.npz", tmp_path / "b.npz", "-o", out, "--latent", 3,
+        "--network-budget", "0.5s", "--budget", "0.5s",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "| moved as Gaussians, class by class |" in (out / "table.md").read_text()
+    assert (out / "translations.png").stat().st_size > 1000
+    assert {p.stem for p in out.glob("*.safetensors")} == {"source", "target", "transport"}
+    np.savez(tmp_path / "c.npz", images=pictures)
+    result = call("neural-ot", "images", tmp_path / "a.npz", tmp_path / "c.npz", "-o", out)
+    assert result.exit_code == 2
+    assert "has no array 'labels'" in result.output

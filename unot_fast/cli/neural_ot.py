@@ -10,14 +10,21 @@ import torch
 
 from unot_fast.cli.map_figure import draw_maps
 from unot_fast.cli.options import Duration
+from unot_fast.cli.translation_figure import draw_translations
+from unot_fast.evaluation import load_images, load_labels
 from unot_fast.experiments import (
     SETS,
     TOYS,
+    Labelled,
     Outcome,
+    Quality,
     W2Benchmark,
+    fit_classifier,
     fit_pair,
     fit_table,
+    fit_translator,
     gaussian_pair,
+    judge_translator,
     load_table,
     table,
 )
@@ -176,6 +183,80 @@ def toys(names: tuple[str, ...], output: Path, seed: int, budget: float) -> None
             f"{name}: energy distance forward {float(energy_distance(moved, z)):.5f}, backward "
             f"{float(energy_distance(back, x)):.5f}, before {float(energy_distance(x, z)):.5f}"
         )
+
+
+@command.command()
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("target", type=click.Path(exists=True, path_type=Path))
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True)
+@click.option("--network-budget", type=Duration(), default="2m", show_default=True,
+              help="Of each autoencoder and of the classifier.")  # fmt: skip
+@click.option("--latent", type=click.IntRange(min=1), default=15, show_default=True,
+              help="Numbers that stand for an image.")  # fmt: skip
+@click.option("--mmd", type=click.FloatRange(min=0), default=0.0, show_default=True,
+              help="Weight of the discrepancy in the loss of the transport.")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True)
+@_budget
+def images(
+    source: Path, target: Path, output: Path, network_budget: float, latent: int, mmd: float,
+    seed: int, budget: float,
+) -> None:  # fmt: skip
+    """Translate images class by class: those of class k of SOURCE to class k of TARGET.
+
+    Both are .npz files with images and labels, folders with MNIST's idx files, or folders with a
+    folder of pictures for each class. Autoencoders are trained first, and the transport between
+    their latent spaces. Tells what a classifier of the target says of the translations of images
+    that were held out, draws some, and writes the networks into OUTPUT.
+    """
+    try:
+        first, second = (
+            Labelled.split(load_images(path), load_labels(path), seed=seed)
+            for path in (source, target)
+        )
+        click.echo(f"classifier of the target, {network_budget:.0f} s")
+        classifier = fit_classifier(*second.train, budget=network_budget, seed=seed)
+        translator = fit_translator(
+            first, second, budget, network_budget=network_budget, latent=latent, mmd=mmd,
+            seed=seed, report=click.echo, progress=True,
+        )  # fmt: skip
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    translator.save(output)
+    text = _qualities(judge_translator(translator, first, second, classifier))
+    (output / "table.md").write_text(text + "\n")
+    click.echo("\n" + text)
+    ahead, back = (_examples(*side.test) for side in (first, second))
+    draw_translations(
+        output / "translations.png",
+        (ahead[0], translator.transport(*ahead)),
+        (back[0], translator.inverse(*back)),
+        int(second.train[1].max()) + 1,
+    )
+
+
+def _qualities(found: dict[str, Quality]) -> str:
+    names = {
+        "transport": "transported",
+        "gaussian": "moved as Gaussians, class by class",
+        "nothing": "not moved",
+        "reconstructed": "held-out target images, encoded and decoded",
+        "real": "target images trained on",
+    }
+    lines = ["| | accuracy | Fréchet distance | energy distance |", "|---|---|---|---|"]
+    for key, quality in found.items():
+        energy = "" if np.isnan(quality.energy) else f"{quality.energy:.4f}"
+        lines.append(
+            f"| {names[key]} | {quality.accuracy:.1%} | {quality.frechet:.2f} | {energy} |"
+        )
+    return "\n".join(lines)
+
+
+def _examples(images: torch.Tensor, labels: torch.Tensor, rows: int = 5):
+    """Some of every class, class by class in columns."""
+    chosen = [torch.nonzero(labels == k)[:rows, 0] for k in range(int(labels.max()) + 1)]
+    rows = min(map(len, chosen))
+    order = torch.stack([own[:rows] for own in chosen], 1).flatten()
+    return images[order], labels[order]
 
 
 def _rows(path: Path) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from unot_fast.evaluation.datasets import CELLS, Cell, measures, pairs, spherical_measures
 from unot_fast.evaluation.images import load_images
+from unot_fast.evaluation.labels import load_labels
 from unot_fast.evaluation.protocol import Evaluation, Statistics, Timing
 from unot_fast.evaluation.starts import GAUSS, MULTISCALE, ONES, Start
 
@@ -16,6 +17,7 @@ __all__ = [
     "Statistics",
     "Timing",
     "load_images",
+    "load_labels",
     "measures",
     "pairs",
     "spherical_measures",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zipfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 _PICTURES = {".png", ".jpg", ".jpeg", ".pgm", ".ppm", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+_IDX = {"image": (0x803, 3), "label": (0x801, 1)}  # magic number, how many sizes
 _CIFAR_SIDE = 32
 _CIFAR_RECORD = 1 + 3 * _CIFAR_SIDE**2
 KINDS = (
@@ -67,6 +69,35 @@ def is_readable(path: Path) -> bool:
     return path.is_dir() or known or "idx3-ubyte" in path.name.lower()
 
 
+def idx_file(files: list[Path]) -> Path | None:
+    """The file of MNIST's format among these that has the images, of training if it is split."""
+    idx = [p for p in files if "idx3-ubyte" in p.name]
+    return next((p for p in idx if "train" in p.name), idx[0] if idx else None)
+
+
+def pictures_of(files: list[Path]) -> list[Path]:
+    """Those of these files that are pictures."""
+    return [p for p in files if p.suffix.lower() in _PICTURES]
+
+
+def read_idx(path: Path, entry: str, limit: int | None = None) -> np.ndarray:
+    """The format of MNIST, of every ``"image"`` or ``"label"``: magic number, sizes, bytes."""
+    magic, sizes = _IDX[entry]
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            header = np.frombuffer(file.read(4 * (1 + sizes)), ">i4")
+            if len(header) <= sizes or header[0] != magic or (header[1:] < 1).any():
+                raise ValueError(f"{path}: has no header of an idx{sizes}-ubyte file")
+            count, *shape = (int(n) for n in header[1:])
+            count, size = min(count, limit or count), math.prod(shape)
+            values = np.frombuffer(file.read(count * size), np.uint8)
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise ValueError(f"{path}: cannot be read as gzip: {error}") from error
+    if len(values) < count * size:
+        raise ValueError(f"{path}: ends early, within {entry} {len(values) // size}")
+    return values.reshape(count, *shape)
+
+
 def _from_file(path: Path, limit: int | None) -> np.ndarray:
     name = path.name.lower()
     if name.endswith(".npz"):
@@ -74,7 +105,7 @@ def _from_file(path: Path, limit: int | None) -> np.ndarray:
     if name.endswith(".npy"):
         return _npy(path)
     if "idx3-ubyte" in name:
-        return _idx(path, limit)
+        return read_idx(path, "image", limit)
     if name.endswith(".bin"):
         return _cifar([path], limit)
     if path.suffix.lower() in _PICTURES:
@@ -84,8 +115,8 @@ def _from_file(path: Path, limit: int | None) -> np.ndarray:
 
 def _from_folder(path: Path, limit: int | None) -> np.ndarray:
     files = sorted(p for p in path.rglob("*") if p.is_file())
-    if idx := [p for p in files if "idx3-ubyte" in p.name]:
-        return _idx(next((p for p in idx if "train" in p.name), idx[0]), limit)
+    if idx := idx_file(files):
+        return read_idx(idx, "image", limit)
     if batches := [p for p in files if p.name.startswith("data_batch_") and p.suffix == ".bin"]:
         return _cifar(batches, limit)
     if any(p.name == "data_batch_1" for p in files):
@@ -93,7 +124,7 @@ def _from_folder(path: Path, limit: int | None) -> np.ndarray:
             f"path: {path} has the pickled version of CIFAR-10, which is not read, for a pickle "
             "can run any code; use its binary version (cifar-10-binary.tar.gz: data_batch_*.bin)"
         )
-    if pictures := [p for p in files if p.suffix.lower() in _PICTURES]:
+    if pictures := pictures_of(files):
         if limit is not None and limit < len(pictures):
             # Names order people and classes: the first ones would be few of them.
             pictures = [pictures[k * len(pictures) // limit] for k in range(limit)]
@@ -125,23 +156,6 @@ def _npy(path: Path) -> np.ndarray:
         if side**2 == images.shape[1]:
             return images.reshape(-1, side, side)
     return images
-
-
-def _idx(path: Path, limit: int | None) -> np.ndarray:
-    """The format of MNIST: magic number and three sizes, big-endian, then bytes."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            header = np.frombuffer(file.read(16), ">i4")
-            if len(header) < 4 or header[0] != 0x803 or (header[1:] < 1).any():
-                raise ValueError(f"{path}: has no header of an idx3-ubyte file")
-            count, height, width = (int(n) for n in header[1:])
-            count = min(count, limit or count)
-            pixels = np.frombuffer(file.read(count * height * width), np.uint8)
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise ValueError(f"{path}: cannot be read as gzip: {error}") from error
-    if len(pixels) < count * height * width:
-        raise ValueError(f"{path}: ends early, within image {len(pixels) // (height * width)}")
-    return pixels.reshape(count, height, width)
 
 
 def _cifar(paths: list[Path], limit: int | None) -> np.ndarray:

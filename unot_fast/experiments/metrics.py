@@ -32,3 +32,25 @@ def cosine(x: Tensor, found: Tensor, exact: Tensor) -> float:
     moved, right = (found - x).double(), (exact - x).double()
     length = moved.square().sum().sqrt() * right.square().sum().sqrt()
     return float((moved * right).sum() / length.clamp_min(torch.finfo(torch.float64).tiny))
+
+
+def frechet_distance(x: Tensor, y: Tensor) -> float:
+    r"""Squared Wasserstein-2 distance of the Gaussians with the moments of two sets of points.
+
+    .. math:: |m_x - m_y|^2 + \mathrm{tr}(S_x + S_y - 2 (S_x^{1/2} S_y S_x^{1/2})^{1/2})
+
+    Parameters
+    ----------
+    x, y : Tensor, shapes (N, d) and (M, d)
+
+    References
+    ----------
+    Dowson and Landau, "The Frechet distance between multivariate normal distributions", 1982.
+    """
+    x, y = x.double(), y.double()
+    first, second = torch.cov(x.T), torch.cov(y.T)
+    values, vectors = torch.linalg.eigh(first)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ second @ root).clamp_min(0).sqrt().sum()
+    means = (x.mean(0) - y.mean(0)).square().sum()
+    return max(float(means + first.trace() + second.trace() - 2 * cross), 0.0)

@@ -77,7 +77,11 @@ class Fit:
         if isinstance(self.target, Rows):
             rows = Draw(self.target.x, self.target.labels, None).to(self.device)
             self.inverses = maps.start(units.target(rows.x), rows.labels)
-        matrices = [p for p in potential.parameters() if p.ndim == 2 and min(p.shape) > 1]
+        matrices = [
+            p
+            for name, p in potential.named_parameters()
+            if p.ndim == 2 and min(p.shape) > 1 and name not in ("bias", "linear")
+        ]
         rest = [p for p in potential.parameters() if not any(p is m for m in matrices)]
         self.optimisers = [
             torch.optim.Muon(matrices, lr=config.matrix_rate, weight_decay=0.0),
