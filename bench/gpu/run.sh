@@ -16,7 +16,7 @@ out=${1:-bench/results/gpu-${name:-none}}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 log=$out/run.log
-rm -f "$out/spectral.json" "$out/results.json" # of an earlier run
+rm -f "$out"/{spectral,results,potentials}.json # of an earlier run
 : >"$log"
 summary=()
 scratch=$(mktemp -d)
@@ -103,11 +103,13 @@ if has pytest; then
 else
     skip "spectral kernel tests" "pytest is not installed"
 fi
-stage "spectral benchmarks" 115 "$PYTHON" -m bench.gpu.bench_spectral \
-    -o "$out/spectral.json" --seconds 80
-stage "benchmarks" 105 "$PYTHON" -m bench.gpu.bench_sinkhorn -o "$out/results.json" --seconds 90
+stage "spectral benchmarks" 95 "$PYTHON" -m bench.gpu.bench_spectral \
+    -o "$out/spectral.json" --seconds 65
+stage "benchmarks" 90 "$PYTHON" -m bench.gpu.bench_sinkhorn -o "$out/results.json" --seconds 75
+stage "potential benchmarks" 40 "$PYTHON" -m bench.gpu.bench_potentials \
+    -o "$out/potentials.json" --seconds 25
 results=()
-for file in spectral results; do
+for file in spectral results potentials; do
     [ -s "$out/$file.json" ] || continue
     results+=("$out/$file.json")
     stage "report of $file" 12 "$PYTHON" -m bench.report "$out/$file.json" -o "$out/$file"
