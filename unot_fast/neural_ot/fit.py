@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unot_fast.models import NeuralPotential
 from unot_fast.neural_ot.config import FitConfig
 from unot_fast.neural_ot.discrepancy import by_class, mmd
 from unot_fast.neural_ot.maps import Maps
@@ -77,16 +78,7 @@ class Fit:
         if isinstance(self.target, Rows):
             rows = Draw(self.target.x, self.target.labels, None).to(self.device)
             self.inverses = maps.start(units.target(rows.x), rows.labels)
-        matrices = [
-            p
-            for name, p in potential.named_parameters()
-            if p.ndim == 2 and min(p.shape) > 1 and name not in ("bias", "linear")
-        ]
-        rest = [p for p in potential.parameters() if not any(p is m for m in matrices)]
-        self.optimisers = [
-            torch.optim.Muon(matrices, lr=config.matrix_rate, weight_decay=0.0),
-            torch.optim.Adam(rest, lr=config.rate),
-        ]
+        self.optimisers = optimisers(potential, config)
 
     def run(
         self,
@@ -254,6 +246,21 @@ class Fit:
             self.inverses = self.inverses.to(self.device)
         self.history = [Row(**row) for row in state["history"]]
         self.steps, self.seconds = state["steps"], state["seconds"]
+
+
+def optimisers(potential: NeuralPotential, config: FitConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices, Adam for the rest, a table of classes included."""
+    own = dict(potential.named_parameters())
+    matrices = {
+        name: p
+        for name, p in own.items()
+        if p.ndim == 2 and min(p.shape) > 1 and name not in ("bias", "linear")
+    }
+    rest = [p for name, p in own.items() if name not in matrices]
+    return [
+        torch.optim.Muon(matrices.values(), lr=config.matrix_rate, weight_decay=0.0),
+        torch.optim.Adam(rest, lr=config.rate),
+    ]
 
 
 class _Seen:
