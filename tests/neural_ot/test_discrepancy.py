@@ -42,13 +42,15 @@ def test_classes_are_looked_at_one_by_one():
         mmd(x, torch.zeros(4, 2))
 
 
+@pytest.mark.parametrize("weights", [{"mmd": 0.1}, {"energy": 0.1}], ids=str)
 @pytest.mark.parametrize("classes", [1, 2])
-def test_a_fit_with_mmd(classes):
+def test_a_fit_with_a_discrepancy(classes, weights):
     x, z = torch.randn(500, 2), torch.randn(500, 2) * 2 + 1
     labels = torch.arange(500) % 2 if classes == 2 else None
-    ot = NeuralOT(2, (16, 16), classes=classes, batch=128, mmd=0.1, patience=100)
+    ot = NeuralOT(2, (16, 16), classes=classes, batch=128, patience=100, **weights)
     ot.fit(x, z, source_labels=labels, target_labels=labels, steps=60)
     assert mmd(ot.transport(x, labels), z) < 0.01
+    assert all(p.isfinite().all() for p in ot.potential.parameters())
     half = float((x * 2 + 1 - x).square().sum(1).mean()) / 2
     value = ot.dual_value(x, z, None if labels is None else (labels, labels))
     assert value == pytest.approx(half, rel=0.15)

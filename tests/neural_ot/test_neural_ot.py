@@ -254,6 +254,7 @@ def test_arguments_are_checked():
         (TypeError, "potential must be", lambda: NeuralOT(2, potential=torch.nn.Linear(2, 1))),
         (ValueError, "dim = 2", lambda: NeuralOT(2, potential=NeuralPotential(3))),
         (ValueError, "batch must be positive", lambda: NeuralOT(2, batch=0)),
+        (ValueError, "energy must not be negative", lambda: NeuralOT(2, energy=-1.0)),
         (ValueError, "source_labels are needed",
          lambda: NeuralOT(2, (8,), classes=2).fit(x, x, steps=1)),
     ):  # fmt: skip

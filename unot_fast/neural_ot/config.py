@@ -23,10 +23,11 @@ class FitConfig:
         Of the searches while training, see `c_transform`.
     max_iter : int
         Gradients that such a search may take.
-    mmd : float
-        Weight of the maximum mean discrepancy between moved points and those of the target, which
-        is added to the loss: pooled and, with classes, the mean over classes too. The dual that is
-        reported never contains it.
+    mmd, energy : float
+        Weights of discrepancies between moved points and those of the target, which are added to
+        the loss: of the squared maximum mean discrepancy and of the squared energy distance. Each
+        is pooled and, with classes, the mean over classes is added too. The dual that is reported
+        never contains them.
     leave_out : float
         Points whose search ended at a greater residual, relative like ``tol``, are left out of
         the step.
@@ -51,6 +52,7 @@ class FitConfig:
     tol: float = 1e-2
     max_iter: int = 60
     mmd: float = 0.0
+    energy: float = 0.0
     leave_out: float = 0.1
     held_back: int = 2048
     validations: int = 20
@@ -65,8 +67,9 @@ class FitConfig:
         for name in ("matrix_rate", "rate", "tol", "leave_out"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
-        if self.mmd < 0:
-            raise ValueError(f"mmd must not be negative; got {self.mmd}")
+        for name in ("mmd", "energy"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be in [0, 1); got {self.ema}")
         if self.batch % self.shards:

@@ -47,8 +47,8 @@ def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     Szekely and Rizzo, "Energy statistics", 2013.
     """
     _check(x, y)
-    within = _mean_apart(torch.cdist(x, x)) + _mean_apart(torch.cdist(y, y))
-    return 2 * torch.cdist(x, y).mean() - within
+    within = _mean_apart(_distances(x, x)) + _mean_apart(_distances(y, y))
+    return 2 * _distances(x, y).mean() - within
 
 
 def sliced_w2(
@@ -86,8 +86,12 @@ def by_class(
 
 
 def _squared(x: Tensor, y: Tensor) -> Tensor:
-    # Differences, and not |x|^2 + |y|^2 - 2 x y, which cancels.
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+    return _distances(x, y).square()
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    # By differences, and not |x|^2 + |y|^2 - 2 x y, which cancels.
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _mean_apart(matrix: Tensor) -> Tensor:

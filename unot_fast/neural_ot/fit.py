@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unot_fast.models import NeuralPotential
 from unot_fast.neural_ot.config import FitConfig
-from unot_fast.neural_ot.discrepancy import by_class, mmd
+from unot_fast.neural_ot.discrepancy import by_class, energy_distance, mmd
 from unot_fast.neural_ot.maps import Maps
 from unot_fast.neural_ot.samples import Draw, Rows, Samples
 from unot_fast.neural_ot.units import Units
@@ -171,17 +171,21 @@ class Fit:
         points = torch.cat((self.units.source(x.x), y))
         # By the envelope theorem: E g(x) - E (c(y, z) + g(y)) at fixed y.
         loss = (self.potential(points, labels) * weight).sum()
-        if config.mmd:
-            loss = loss + config.mmd * self._discrepancy(x, z, target)
+        if config.mmd or config.energy:
+            loss = loss + self._discrepancy(x, z, target)
         (loss / config.shards).backward()
         return torch.stack((found.n_iters.double().mean(), (~kept).double().mean()))
 
     def _discrepancy(self, x: Draw, z: Draw, target: Tensor) -> Tensor:
         moved = self.maps.transport(self.units.source(x.x), x.labels)
-        pooled = mmd(moved, target)
-        if x.labels is None:
-            return pooled
-        return pooled + by_class(mmd, moved, x.labels, target, z.labels)
+        total = moved.new_zeros(())
+        for weight, apart in ((self.config.mmd, mmd), (self.config.energy, energy_distance)):
+            if not weight:
+                continue
+            total = total + weight * apart(moved, target)
+            if x.labels is not None:
+                total = total + weight * by_class(apart, moved, x.labels, target, z.labels)
+        return total
 
     def _validate(self, seen: _Seen) -> None:
         """The averaged weights on the points held back; the best are kept."""
