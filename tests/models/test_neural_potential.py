@@ -34,6 +34,13 @@ def test_starts_near_the_identity(dim, options, error):
     assert (least > 0.5).all()
 
 
+def test_layers_are_as_wide_as_the_space():
+    potential, x = NeuralPotential(200, quadratic=0), torch.randn(50, 200)
+    assert potential.widths == (200, 200)
+    assert (potential.transport(x) - x).abs().mean() < 0.5
+    assert NeuralPotential(3).widths == (128, 128)
+
+
 def test_convex_whatever_the_weights():
     potential = moved(NeuralPotential(5, (16, 8, 8)), by=3.0)
     least, greatest = potential.curvature(3 * torch.randn(200, 5))

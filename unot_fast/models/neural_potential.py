@@ -30,8 +30,8 @@ class NeuralPotential(Potential):
     ----------
     dim : int
         d.
-    widths : sequence of int
-        n_1, ..., n_L.
+    widths : sequence of int, optional
+        n_1, ..., n_L: two layers of 128 by default, or of ``dim`` if that is more.
     classes : int
         Potentials that share everything but b and c; points then come with labels.
     quadratic : int, optional
@@ -68,7 +68,7 @@ class NeuralPotential(Potential):
     def __init__(
         self,
         dim: int,
-        widths: Sequence[int] = (128, 128),
+        widths: Sequence[int] | None = None,
         *,
         classes: int = 1,
         quadratic: int | None = None,
@@ -80,6 +80,7 @@ class NeuralPotential(Potential):
         super().__init__(dim, classes)
         quadratic = dim if quadratic is None else quadratic
         strong = (0.01 if convex else 1.0) if strong is None else strong
+        widths = (max(128, dim),) * 2 if widths is None else widths
         if not widths or min(widths) < 1:
             raise ValueError(f"widths must be one or more positive numbers; got {widths}")
         if sharpness <= 0:

@@ -46,8 +46,8 @@ class NeuralOT:
     ----------
     dim : int
         d, of the space.
-    widths : sequence of int
-        Of the network's layers.
+    widths : sequence of int, optional
+        Of the network's layers: two of 128 by default, or of ``dim`` if that is more.
     classes : int
         Class-conditional transport: class k of the source goes to class k of the target.
     quadratic : int, optional
@@ -94,7 +94,7 @@ class NeuralOT:
     def __init__(
         self,
         dim: int,
-        widths: Sequence[int] = (128, 128),
+        widths: Sequence[int] | None = None,
         *,
         classes: int = 1,
         quadratic: int | None = None,
