@@ -175,6 +175,8 @@ ot = NeuralOT(2, (8, 8), batch=64, shards=2)
 ot.fit(lambda n, generator: torch.randn(n, 2, generator=generator), z, steps=20)
 if rank() == 0:
     ot.save(sys.argv[1])
+if {processes} > 1:
+    torch.distributed.destroy_process_group()
 """
 
 
@@ -186,7 +188,7 @@ def test_two_processes_fit_the_same(tmp_path):
         script.write_text(_PARALLEL.format(processes=processes))
         run = [sys.executable]
         if processes > 1:
-            run += ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29517"]
+            run += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
         subprocess.run(
             [*run, str(script), str(out)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
         )

@@ -31,13 +31,18 @@ class FitConfig:
     leave_out : float
         Points whose search ended at a greater residual, relative like ``tol``, are left out of
         the step.
+    smooth : float, optional
+        Bandwidth of the noise on rows of arrays, relative to their covariance within classes, which
+        stays as it is: 0 for none. By default at most a third of the bandwidth that makes the rows
+        held back likeliest, and next to nothing where there are many rows.
     held_back : int
         Points of each side that are kept from an array for validation, at most a tenth of it; of a
         sampler, as many are drawn once.
     validations : int
         How often the value on those is looked at in a fit.
     patience : int
-        A fit from arrays ends when the last so many validations have brought nothing.
+        A fit from arrays ends when the last so many validations have brought nothing, and the best
+        weights of all are its result; 0 for never, and the last ones.
     shards : int
         Parts of a batch that several processes may share; the result does not depend on how many
         processes there are.
@@ -54,6 +59,7 @@ class FitConfig:
     mmd: float = 0.0
     energy: float = 0.0
     leave_out: float = 0.1
+    smooth: float | None = None
     held_back: int = 2048
     validations: int = 20
     patience: int = 5
@@ -61,7 +67,7 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch", "max_iter", "held_back", "validations", "patience", "shards"):
+        for name in ("batch", "max_iter", "held_back", "validations", "shards"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
         for name in ("matrix_rate", "rate", "tol", "leave_out"):
@@ -70,6 +76,8 @@ class FitConfig:
         for name in ("mmd", "energy"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+        if self.smooth is not None and not self.smooth >= 0:
+            raise ValueError(f"smooth must not be negative; got {self.smooth}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be in [0, 1); got {self.ema}")
         if self.batch % self.shards:

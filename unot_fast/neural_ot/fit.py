@@ -19,6 +19,7 @@ from unot_fast.neural_ot.discrepancy import by_class, energy_distance, mmd
 from unot_fast.neural_ot.maps import Maps
 from unot_fast.neural_ot.samples import Draw, Rows, Samples
 from unot_fast.neural_ot.units import Units
+from unot_fast.neural_ot.warm_starts import WarmStarts
 from unot_fast.training import checkpoint
 from unot_fast.training.processes import (
     from_first,
@@ -36,7 +37,7 @@ class Row:
 
     step: int
     seconds: float
-    dual: float  # on the points held back, in the units of the potential
+    dual: float  # on points held back, of rows without the farthest; in units of the potential
     n_iters: float  # gradients of a search since the last row, in the mean
     left_out: float  # share of the points that were left out since then
 
@@ -70,14 +71,17 @@ class Fit:
         self.steps, self.seconds, self.history = 0, 0.0, []
         self.curvature = math.nan
         self.device = next(potential.parameters()).device
-        self.source, back = source.split(config.held_back, random_at(config.seed, 0))
-        self.target, other = target.split(config.held_back, random_at(config.seed, 1))
+        split = config.held_back, config.smooth
+        self.source, back = source.split(random_at(config.seed, 0), *split)
+        self.target, other = target.split(random_at(config.seed, 1), *split)
         self._held_source, self._held_target = back.to(self.device), other.to(self.device)
-        self.few = isinstance(source, Rows) or isinstance(target, Rows)
-        self.inverses: Tensor | None = None  # of an array's rows, where their searches ended
+        rows = isinstance(source, Rows) or isinstance(target, Rows)
+        self.ends = rows and config.patience > 0
+        self.warm: WarmStarts | None = None
         if isinstance(self.target, Rows):
+            self._held_target = self._typical(self._held_target)
             rows = Draw(self.target.x, self.target.labels, None).to(self.device)
-            self.inverses = maps.start(units.target(rows.x), rows.labels)
+            self.warm = WarmStarts(maps, rows._replace(x=units.target(rows.x)), config.shards)
         self.optimisers = optimisers(potential, config)
 
     def run(
@@ -131,7 +135,7 @@ class Fit:
         for shard in own_shards(config.shards):
             x = self.source.draw(size, random_at(config.seed, 2, self.steps, shard))
             z = self.target.draw(size, random_at(config.seed, 3, self.steps, shard))
-            told += self._shard(x.to(self.device), z.to(self.device))
+            told += self._shard(shard, x.to(self.device), z.to(self.device))
         sum_gradients(self.potential)
         told = sum_of_processes(told) / config.shards
         warm = min(1.0, (self.steps + 1) / config.warm_up)
@@ -149,11 +153,11 @@ class Fit:
             )
         return told
 
-    def _shard(self, x: Draw, z: Draw) -> Tensor:
+    def _shard(self, shard: int, x: Draw, z: Draw) -> Tensor:
         """Adds to the gradients; mean gradients of a search and share left out."""
         config = self.config
         target = self.units.target(z.x)
-        start = None if z.rows is None else self.inverses[z.rows]
+        start = None if self.warm is None else self.warm.start(shard, z.rows, target)
         self.potential.requires_grad_(False)
         found = self.maps.search(
             target, z.labels, start=start, tol=config.tol, max_iter=config.max_iter
@@ -162,8 +166,8 @@ class Fit:
         kept = found.residual <= config.leave_out * (1 + target.norm(dim=1))
         # What ran away may be infinite, and would be so even with a weight of 0.
         y = torch.where(kept[:, None], found.y, target)
-        if z.rows is not None:
-            self.inverses[z.rows] = y
+        if self.warm is not None:
+            self.warm.learn(shard, z.rows, target, y)
         weight = torch.cat(
             (torch.full_like(x.x[:, 0], 1 / len(x.x)), -kept.float() / kept.sum().clamp_min(1))
         )
@@ -187,6 +191,12 @@ class Fit:
                 total = total + weight * by_class(apart, moved, x.labels, target, z.labels)
         return total
 
+    def _typical(self, z: Draw, share: float = 0.95) -> Draw:
+        """Without those farthest out, of which few would outweigh all others in a dual value."""
+        length = self.maps.start(self.units.target(z.x), z.labels).norm(dim=1)
+        near = length <= length.quantile(share)
+        return Draw(z.x[near], None if z.labels is None else z.labels[near], None)
+
     def _validate(self, seen: _Seen) -> None:
         """The averaged weights on the points held back; the best are kept."""
         x, z = self._held_source, self._held_target
@@ -196,13 +206,13 @@ class Fit:
         dual = float(found.value.double().mean() - source.double().mean())
         if not math.isfinite(dual):
             dual = -math.inf
-        if not self.few or not self.history or dual >= max(row.dual for row in self.history):
+        if not self.ends or not self.history or dual >= max(row.dual for row in self.history):
             self.best.load_state_dict(self.average.state_dict())
         self.history.append(Row(self.steps, self.seconds, dual, *seen.mean()))
 
     def _settled(self) -> bool:
         """Whether points that are few have nothing more to say."""
-        if not self.few:
+        if not self.ends:
             return False
         best = max(range(len(self.history)), key=lambda k: self.history[k].dual)
         return len(self.history) - 1 - best >= self.config.patience
@@ -219,7 +229,7 @@ class Fit:
             "units": self.units.state_dict(),
             "linear": self.maps.linear.state_dict(),
             "optimisers": [o.state_dict() for o in self.optimisers],
-            "inverses": self.inverses,
+            "warm": None if self.warm is None else self.warm.state_dict(),
             "history": [dataclasses.asdict(row) for row in self.history],
             "steps": self.steps,
             "seconds": self.seconds,
@@ -245,9 +255,8 @@ class Fit:
             raise ValueError(f"{path} is of another potential: {error}") from error
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        self.inverses = state["inverses"]
-        if self.inverses is not None:
-            self.inverses = self.inverses.to(self.device)
+        if self.warm is not None:
+            self.warm.load_state_dict(state["warm"])
         self.history = [Row(**row) for row in state["history"]]
         self.steps, self.seconds = state["steps"], state["seconds"]
 

@@ -20,24 +20,26 @@ class LinearMap(nn.Module):
     ) -> None:
         """The optimal map of Gaussians that have the covariances within classes of these points."""
         classes = len(self.offset)
-        x_mean, z_mean = _means(x, x_labels, classes), _means(z, z_labels, classes)
-        slope = gaussian_map(x - _of(x_mean, x_labels), z - _of(z_mean, z_labels))
+        x_mean, z_mean = class_means(x, x_labels, classes), class_means(z, z_labels, classes)
+        slope = gaussian_map(x - of_class(x_mean, x_labels), z - of_class(z_mean, z_labels))
         self.slope.copy_(slope)
         self.inverse_slope.copy_(torch.linalg.inv(slope))
         self.offset.copy_(z_mean - x_mean @ slope)
 
     def inverse(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        return (z - _of(self.offset, labels)) @ self.inverse_slope
+        return (z - of_class(self.offset, labels)) @ self.inverse_slope
 
 
-def _means(x: Tensor, labels: Tensor | None, classes: int) -> Tensor:
+def class_means(x: Tensor, labels: Tensor | None, classes: int) -> Tensor:
+    """The mean of every class, (classes, d)."""
     if labels is None:
         return x.mean(0, keepdim=True)
     chosen = torch.nn.functional.one_hot(labels, classes).to(x)
     return chosen.T @ x / chosen.sum(0)[:, None]
 
 
-def _of(table: Tensor, labels: Tensor | None) -> Tensor:
+def of_class(table: Tensor, labels: Tensor | None) -> Tensor:
+    """The rows of a table of classes that belong to these labels; without labels it has one."""
     return table if labels is None else table[labels]
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unot_fast.neural_ot.smoothing import Smoothing, smoothing
+
 Source = Tensor | np.ndarray | Callable[..., object] | Iterable[object]
 
 
@@ -57,8 +59,10 @@ def samples(
 class Rows:
     """Rows of an array, drawn with replacement; with classes, each class as often as another."""
 
-    def __init__(self, name: str, x: Tensor, labels: Tensor | None) -> None:
-        self.name, self.x, self.labels = name, x, labels
+    def __init__(
+        self, name: str, x: Tensor, labels: Tensor | None, smoothing: Smoothing | None = None
+    ) -> None:
+        self.name, self.x, self.labels, self.smoothing = name, x, labels, smoothing
         self._members: list[Tensor] = []
         if labels is not None:
             self._members = [torch.nonzero(labels == k)[:, 0] for k in range(int(labels.max()) + 1)]
@@ -69,26 +73,37 @@ class Rows:
     def draw(self, n: int, random: torch.Generator) -> Draw:
         if not self._members:
             rows = torch.randint(len(self.x), (n,), generator=random)
-            return Draw(self.x[rows], None, rows)
+            return self._drawn(rows, None, random)
         labels = torch.randint(len(self._members), (n,), generator=random)
         rows = torch.empty_like(labels)
         for k, members in enumerate(self._members):
             own = torch.nonzero(labels == k)[:, 0]
             rows[own] = members[torch.randint(len(members), (len(own),), generator=random)]
-        return Draw(self.x[rows], labels, rows)
+        return self._drawn(rows, labels, random)
+
+    def _drawn(self, rows: Tensor, labels: Tensor | None, random: torch.Generator) -> Draw:
+        x = self.x[rows]
+        return Draw(
+            x if self.smoothing is None else self.smoothing(x, labels, random), labels, rows
+        )
 
     def first(self, n: int, random: torch.Generator) -> Draw:
         """To learn the units from: everything."""
         return Draw(self.x, self.labels, None)
 
-    def split(self, held_back: int, random: torch.Generator) -> tuple[Rows, Draw]:
-        """The rows to train on, and some that are held back, at most a tenth."""
+    def split(
+        self, random: torch.Generator, held_back: int, bandwidth: float | None
+    ) -> tuple[Rows, Draw]:
+        """The rows to train on, smoothed, and some that are held back, at most a tenth."""
         held_back = max(1, min(held_back, len(self.x) // 10))
         order = torch.randperm(len(self.x), generator=random)
-        back, rest = order[:held_back], order[held_back:]
-        labels = self.labels
-        kept = Rows(self.name, self.x[rest], None if labels is None else labels[rest])
-        return kept, Draw(self.x[back], None if labels is None else labels[back], None)
+        out, rest = order.tensor_split([held_back])
+        back, kept = (
+            Draw(self.x[k], None if self.labels is None else self.labels[k], None)
+            for k in (out, rest)
+        )
+        noise = smoothing(kept.x, kept.labels, back.x, back.labels, bandwidth)
+        return Rows(self.name, kept.x, kept.labels, noise), back
 
 
 class Sampler:
@@ -111,7 +126,9 @@ class Sampler:
     def first(self, n: int, random: torch.Generator) -> Draw:
         return self.draw(n, random)
 
-    def split(self, held_back: int, random: torch.Generator) -> tuple[Sampler, Draw]:
+    def split(
+        self, random: torch.Generator, held_back: int, bandwidth: float | None
+    ) -> tuple[Sampler, Draw]:
         return self, self.draw(held_back, random)
 
 
@@ -137,7 +154,9 @@ class Loader:
     def first(self, n: int, random: torch.Generator) -> Draw:
         return self.draw(n, random)
 
-    def split(self, held_back: int, random: torch.Generator) -> tuple[Loader, Draw]:
+    def split(
+        self, random: torch.Generator, held_back: int, bandwidth: float | None
+    ) -> tuple[Loader, Draw]:
         return self, self.draw(held_back, random)
 
     def _next(self) -> object:
