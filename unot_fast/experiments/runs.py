@@ -19,6 +19,7 @@ from unot_fast.models import NeuralPotential
 from unot_fast.neural_ot import NeuralOT, energy_distance, mmd, sliced_w2
 
 HELD_OUT = 2**14  # points that no fit has seen
+_MOVED = 4096  # points that a table is compared with: more than its test rows, for less noise
 
 
 class Pair(Protocol):
@@ -122,9 +123,9 @@ def fit_table(
 
     ot.fit(normal, known, budget=budget, progress=progress)
     random = torch.Generator().manual_seed(12345)
-    test = rows.test[:4096]
-    x = normal(len(test), random)
-    own = known[torch.randint(len(known), (len(test),), generator=random)]
+    test = rows.test[:_MOVED]
+    x = normal(_MOVED, random)
+    own = known[torch.randperm(len(known), generator=random)[:_MOVED]]
     root = torch.linalg.cholesky(torch.cov(known.T.double()) + 1e-6 * torch.eye(rows.dim).double())
     plain = known.mean(0) + x @ root.T.float()
     found: dict[str, float] = {}
