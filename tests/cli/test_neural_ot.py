@@ -39,7 +39,7 @@ def test_fit_tables(call, tmp_path):
     out, moved = tmp_path / "ot.safetensors", tmp_path / "moved.npy"
     result = call(
         "neural-ot", "fit", tmp_path / "x.csv", tmp_path / "z.npy", "-o", out, "--moved", moved,
-        "--budget", "0.5s",
+        "--smooth", 0, "--budget", "0.5s",
     )  # fmt: skip
     assert result.exit_code == 0
     assert "W2 by the dual" in result.output

@@ -51,11 +51,14 @@ def command() -> None:
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
 @click.option("--moved", type=click.Path(dir_okay=False, path_type=Path),
               help="Also write the moved points of the source, .npy.")  # fmt: skip
+@click.option("--smooth", type=click.FloatRange(min=0),
+              help="Bandwidth of noise on rows, 0 for none; default: what few need.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True)
 @_budget
 def fit(
-    source: Path, target: Path, output: Path, moved: Path | None, seed: int, budget: float
-) -> None:
+    source: Path, target: Path, output: Path, moved: Path | None, smooth: float | None, seed: int,
+    budget: float,
+) -> None:  # fmt: skip
     """Learn the map from the rows of SOURCE to those of TARGET.
 
     Both are .npy or .csv tables of numbers with as many columns. OUTPUT is a safetensors file that
@@ -65,7 +68,7 @@ def fit(
     if x.shape[1] != z.shape[1]:
         raise click.UsageError(f"columns differ: {x.shape[1]} and {z.shape[1]}")
     part = output.with_name(output.name + ".part")
-    ot = NeuralOT(x.shape[1], seed=seed)
+    ot = NeuralOT(x.shape[1], smooth=smooth, seed=seed)
     ot.fit(x, z, budget=budget, checkpoint=part, progress=True)
     ot.save(output)
     part.unlink(missing_ok=True)

@@ -32,9 +32,7 @@ class Labelled:
     test: tuple[Tensor, Tensor]
 
     @classmethod
-    def split(
-        cls, images: Tensor, labels: Tensor, classes: int | None = None, *, seed: int = 0
-    ) -> Labelled:
+    def split(cls, images: Tensor, labels: Tensor, *, seed: int = 0) -> Labelled:
         """A seventh is held out, in random order; sides become multiples of 4.
 
         Parameters
@@ -42,8 +40,7 @@ class Labelled:
         images : Tensor, shape (N, h, w)
             uint8, or numbers in [0, 1].
         labels : Tensor, shape (N,)
-        classes : int, optional
-            Only the first so many classes.
+            0 to the number of classes less 1.
 
         Raises
         ------
@@ -58,11 +55,11 @@ class Labelled:
         images = images.float() / 255 if images.dtype is torch.uint8 else images.float()
         if not (images.min() >= 0 and images.max() <= 1):
             raise ValueError("images must be uint8, or numbers in [0, 1]")
-        if classes is not None:
-            images, labels = images[labels < classes], labels[labels < classes]
         sides = [4 * -(-n // 4) for n in images.shape[1:]]
         if sides != list(images.shape[1:]):
             images = F.interpolate(images[:, None], sides, mode="bilinear")[:, 0]
+        if len(images) < 7:
+            raise ValueError(f"images must be 7 at least, one to be held out; got {len(images)}")
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
         out, rest = order.tensor_split([len(order) // 7])
         return cls((images[rest], labels[rest]), (images[out], labels[out]))

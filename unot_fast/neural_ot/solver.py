@@ -163,7 +163,6 @@ class NeuralOT:
         ------
         TypeError, ValueError
             The message names the argument.
-
         RuntimeError
             The dual is not bounded, as may happen to a free potential.
 

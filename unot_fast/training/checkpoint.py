@@ -10,7 +10,7 @@ import torch
 
 def save(state: dict, path: Path) -> None:
     """Write beside the file, then put it in its place: a kill leaves the old or the new one."""
-    part = path.with_suffix(".part")
+    part = path.with_name(f"{path.name}.part")
     with open(part, "wb") as file:
         torch.save(state, file)
         file.flush()
