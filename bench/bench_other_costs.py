@@ -11,7 +11,7 @@ import torch
 
 import unot_fast
 from bench import dense, problems
-from bench.conftest import cpu_model
+from bench.machine import cpu_model
 
 PERCENT = 0.01
 WEIGHTS = (1.0, 1.3, 1.5, 1.7)

@@ -15,7 +15,7 @@ import torch
 
 import unot_fast
 from bench import peers, problems, truth
-from bench.conftest import cpu_model
+from bench.machine import cpu_model
 
 EPSILON = 0.01
 PERCENT = 0.01

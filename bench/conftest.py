@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from pathlib import Path
 
 # Read by the OpenMP runtime when it starts: spinning threads ruin timings on a shared machine.
@@ -11,6 +10,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
+
+from bench.machine import cpu_model
 
 # Denormals in exp(-C / epsilon) slow the peers' float32 products by an order of magnitude. Worker
 # threads inherit the mode from the thread that starts them, so it is set before there are any.
@@ -53,16 +54,6 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     output_json.update(_missing)
-
-
-def cpu_model() -> str:
-    """Name of the processor, with the number of logical cores."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        fields = (line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
-        name = next((v.strip() for k, v in fields if k.strip() == "model name"), name)
-    return f"{name}, {os.cpu_count()} cores"
 
 
 @pytest.fixture(scope="session")

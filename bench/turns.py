@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from bench.conftest import cpu_model
+from bench.machine import cpu_model
 
 
 def in_turns(calls, seconds):

@@ -222,7 +222,7 @@ def images(
             first, second, budget, network_budget=network_budget, latent=latent, mmd=mmd,
             seed=seed, report=click.echo, progress=True,
         )  # fmt: skip
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise click.UsageError(str(error)) from error
     translator.save(output)
     text = _qualities(judge_translator(translator, first, second, classifier))

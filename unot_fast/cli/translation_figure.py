@@ -27,7 +27,7 @@ def draw_translations(
     ):
         ax.set_title(f"images, {title} below each", fontsize=10)
         ax.set_axis_off()
-        ax.imshow(_sheet(*pair, columns), cmap="gray_r", vmin=0, vmax=1)
+        ax.imshow(_sheet(*pair, columns).numpy(), cmap="gray_r", vmin=0, vmax=1)
     figure.savefig(path, dpi=130)
 
 

@@ -33,7 +33,7 @@ class Labelled:
 
     @classmethod
     def split(cls, images: Tensor, labels: Tensor, *, seed: int = 0) -> Labelled:
-        """A seventh is held out, in random order; sides become multiples of 4.
+        """A seventh of every class is held out, in random order; sides become multiples of 4.
 
         Parameters
         ----------
@@ -58,10 +58,14 @@ class Labelled:
         sides = [4 * -(-n // 4) for n in images.shape[1:]]
         if sides != list(images.shape[1:]):
             images = F.interpolate(images[:, None], sides, mode="bilinear")[:, 0]
-        if len(images) < 7:
-            raise ValueError(f"images must be 7 at least, one to be held out; got {len(images)}")
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-        out, rest = order.tensor_split([len(order) // 7])
+        held = torch.zeros(len(images), dtype=torch.bool)
+        for k in labels.unique():
+            own = order[labels[order] == k]
+            if len(own) < 2:
+                raise ValueError(f"labels: class {int(k)} has one image, and none to hold out")
+            held[own[: max(1, len(own) // 7)]] = True
+        out, rest = order[held[order]], order[~held[order]]
         return cls((images[rest], labels[rest]), (images[out], labels[out]))
 
 
