@@ -6,6 +6,7 @@ written again in `bench.published_search`. A row is checked against float64 befo
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 from collections.abc import Iterator
@@ -78,11 +79,7 @@ def _fitted(dim: int):
 
 def _gradient_rows(dim: int, backend: str) -> Iterator[dict]:
     potential, z, _, _ = _fitted(dim)
-    weights = {
-        k: [v.double() for v in x] if isinstance(x, list) else x.double() if k not in _NUMBERS
-        else x
-        for k, x in potential.weights().items()
-    }  # fmt: skip
+    weights = copy.deepcopy(potential).double().weights()
     exact = potential_gradient(z.double(), None, **weights, backend="torch")
 
     def call():
@@ -95,9 +92,6 @@ def _gradient_rows(dim: int, backend: str) -> Iterator[dict]:
         "error": error, "tolerance": 1e-5, "error_kind": "relative"
     }  # fmt: skip
     yield from eager_and_graph(call, f"{GRADIENT} ({backend})", info, _work(potential))
-
-
-_NUMBERS = ("strong", "sharpness")
 
 
 def _search_rows(dim: int, way: str) -> Iterator[dict]:

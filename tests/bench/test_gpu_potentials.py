@@ -3,32 +3,18 @@
 import json
 
 import pytest
-import torch
 
 from bench import report
-from bench.gpu import bench_potentials, timing
+from bench.gpu import bench_potentials
 from bench.gpu.ledger import LEDGER
 
 
 @pytest.fixture
-def on_cpu(monkeypatch):
-    """A device that is none: calls are made, not timed."""
-
-    def times(call):
-        call()
-        return [2e-3, 1e-3]
-
+def on_cpu(no_device, monkeypatch):
     for name, value in {"DIMS": (3,), "POINTS": 50, "FIT": 5, "DEVICE": "cpu"}.items():
         monkeypatch.setattr(bench_potentials, name, value)
     monkeypatch.setattr(bench_potentials, "BACKENDS", ("torch",))
-    for module in (bench_potentials, timing):
-        monkeypatch.setattr(module, "machine", lambda: "NVIDIA H200")
-    monkeypatch.setattr(timing, "times", times)
-    monkeypatch.setattr(timing, "capture", lambda call: call)
-    for name, value in (
-        ("is_available", True), ("get_device_capability", (9, 0)), ("get_device_name", "none")
-    ):  # fmt: skip
-        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(bench_potentials, "machine", lambda: "NVIDIA H200")
     bench_potentials._fitted.cache_clear()
 
 

@@ -6,20 +6,14 @@ import pytest
 import torch
 
 from bench import models, report
-from bench.gpu import bench_spectral, timing
+from bench.gpu import bench_spectral
 from bench.gpu.ledger import LEDGER
 
 SIZES = {"N": 12, "CHANNELS": 3, "HIDDEN": 5, "MODES": 4, "LAYERS": 2, "MLP_HIDDEN": 2}
 
 
 @pytest.fixture
-def on_cpu(monkeypatch):
-    """A device that is none: calls are made, not timed."""
-
-    def times(call):
-        call()
-        return [2e-3, 1e-3]
-
+def on_cpu(no_device, monkeypatch):
     for name, value in SIZES.items():
         monkeypatch.setattr(bench_spectral, name, value)
     monkeypatch.setattr(bench_spectral, "DEVICE", "cpu")
@@ -28,11 +22,7 @@ def on_cpu(monkeypatch):
     monkeypatch.setattr(bench_spectral, "machine", lambda: "NVIDIA H200")
     monkeypatch.setattr(models, "METHODS", ("neuralop eager",))
     monkeypatch.setitem(models.FNO, "hidden_channels", 4)
-    monkeypatch.setattr(timing, "machine", lambda: "NVIDIA H200")
-    monkeypatch.setattr(timing, "times", times)
-    monkeypatch.setattr(timing, "capture", lambda call: call)
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
 def test_rows_reports_and_aims(on_cpu, tmp_path):
