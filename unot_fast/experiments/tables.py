@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SETS = ("power", "gas", "hepmass", "miniboone", "bsds300")
-
 
 @dataclass(frozen=True)
 class Table:
@@ -61,7 +59,7 @@ def load_table(path: str | Path, name: str | None = None, *, seed: int = 42) -> 
         return _split(rng.permutation(_read(path)))
     if name not in SETS:
         raise ValueError(f"name must be one of {SETS}; got {name!r}")
-    return globals()[f"_{name}"](path, rng)
+    return _PREPARED[name](path, rng)
 
 
 def _power(path: Path, rng: np.random.Generator) -> Table:
@@ -113,6 +111,16 @@ def _bsds300(path: Path, rng: np.random.Generator) -> Table:
     with h5py.File(path) as file:
         parts = (np.array(file[k], np.float32) for k in ("train", "validation", "test"))
         return Table(*map(torch.from_numpy, parts))
+
+
+_PREPARED = {
+    "power": _power,
+    "gas": _gas,
+    "hepmass": _hepmass,
+    "miniboone": _miniboone,
+    "bsds300": _bsds300,
+}
+SETS = tuple(_PREPARED)
 
 
 def _read(path: Path) -> np.ndarray:
