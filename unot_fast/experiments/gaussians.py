@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from unot_fast.neural_ot import symmetric_power
+
 
 class GaussianPair:
     r"""Centred Gaussians of given covariances.
@@ -22,8 +24,8 @@ class GaussianPair:
     def __init__(self, first: Tensor, second: Tensor) -> None:
         first, second = first.double(), second.double()
         self.dim = len(first)
-        self.root, inverse = _power(first, 0.5), _power(first, -0.5)
-        self.matrix = inverse @ _power(self.root @ second @ self.root, 0.5) @ inverse
+        self.root, inverse = symmetric_power(first, 0.5), symmetric_power(first, -0.5)
+        self.matrix = inverse @ symmetric_power(self.root @ second @ self.root, 0.5) @ inverse
         self.inverse_matrix = torch.linalg.inv(self.matrix)
         self.source_variance, self.target_variance = float(first.trace()), float(second.trace())
 
@@ -84,8 +86,3 @@ class GaussianPair:
             float(100 * (ahead @ first @ ahead).trace() / self.target_variance),
             float(100 * (back @ second @ back).trace() / self.source_variance),
         )
-
-
-def _power(matrix: Tensor, exponent: float) -> Tensor:
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values**exponent) @ vectors.T

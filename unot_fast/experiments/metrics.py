@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unot_fast.neural_ot import symmetric_power
+
 
 def l2_uvp(found: Tensor, exact: Tensor, variance: float) -> float:
     r"""Unexplained variance of a map, in percent.
@@ -49,8 +51,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     """
     x, y = x.double(), y.double()
     first, second = torch.cov(x.T), torch.cov(y.T)
-    values, vectors = torch.linalg.eigh(first)
-    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    root = symmetric_power(first, 0.5)
     cross = torch.linalg.eigvalsh(root @ second @ root).clamp_min(0).sqrt().sum()
     means = (x.mean(0) - y.mean(0)).square().sum()
     return max(float(means + first.trace() + second.trace() - 2 * cross), 0.0)

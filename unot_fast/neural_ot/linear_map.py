@@ -52,9 +52,9 @@ def gaussian_map(x: Tensor, z: Tensor) -> Tensor:
     as the number of points asks for, and the result kept between 1/30 and 30.
     """
     first, second = _covariance(x), _covariance(z)
-    root = _power(first, 0.5)
-    inverse = _power(first, -0.5)
-    found = inverse @ _power(root @ second @ root, 0.5) @ inverse
+    root = symmetric_power(first, 0.5)
+    inverse = symmetric_power(first, -0.5)
+    found = inverse @ symmetric_power(root @ second @ root, 0.5) @ inverse
     values, vectors = torch.linalg.eigh((found + found.T) / 2)
     return ((vectors * values.clamp(1 / 30, 30)) @ vectors.T).to(x.dtype)
 
@@ -69,6 +69,7 @@ def _covariance(x: Tensor) -> Tensor:
     return (1 - share) * covariance + share * mean
 
 
-def _power(matrix: Tensor, exponent: float) -> Tensor:
+def symmetric_power(matrix: Tensor, exponent: float) -> Tensor:
+    """Of a positive definite matrix, (d, d), or one that is so but for rounding."""
     values, vectors = torch.linalg.eigh(matrix)
     return (vectors * values.clamp_min(1e-12 * values[-1]) ** exponent) @ vectors.T
