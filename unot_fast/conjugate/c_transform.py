@@ -164,16 +164,9 @@ def c_transform(
             found = search(rule, slope, begin, tolerance, max_iter)
         else:
             found = _fused(
-                potential,
-                point,
-                labels,
-                begin,
-                tolerance,
-                preconditioner,
-                memory,
-                max_iter,
+                potential, point, labels, begin, tolerance, preconditioner, memory, max_iter,
                 backend,
-            )
+            )  # fmt: skip
     value = _objective(potential, flat, found.y, labels, cost)
     converged = found.converged
     if cost is not None or not potential.convex:

@@ -73,7 +73,7 @@ class FitConfig:
         for name in ("matrix_rate", "rate", "tol", "leave_out"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
-        for name in ("mmd", "energy"):
+        for name in ("mmd", "energy", "patience"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
         if self.smooth is not None and not self.smooth >= 0:

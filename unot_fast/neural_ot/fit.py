@@ -75,8 +75,8 @@ class Fit:
         self.source, back = source.split(random_at(config.seed, 0), *split)
         self.target, other = target.split(random_at(config.seed, 1), *split)
         self._held_source, self._held_target = back.to(self.device), other.to(self.device)
-        rows = isinstance(source, Rows) or isinstance(target, Rows)
-        self.ends = rows and config.patience > 0
+        some_rows = isinstance(source, Rows) or isinstance(target, Rows)
+        self.ends = some_rows and config.patience > 0
         self.warm: WarmStarts | None = None
         if isinstance(self.target, Rows):
             self._held_target = self._typical(self._held_target)
@@ -138,8 +138,8 @@ class Fit:
             told += self._shard(shard, x.to(self.device), z.to(self.device))
         sum_gradients(self.potential)
         told = sum_of_processes(told) / config.shards
-        warm = min(1.0, (self.steps + 1) / config.warm_up)
-        factor = 0.5 * (1 + math.cos(math.pi * done)) * warm
+        factor = 0.5 * (1 + math.cos(math.pi * done))
+        factor *= min(1.0, (self.steps + 1) / config.warm_up)
         for optimiser, rate in zip(self.optimisers, (config.matrix_rate, config.rate), strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = rate * factor
