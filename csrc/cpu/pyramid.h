@@ -18,7 +18,10 @@ struct PyramidArguments {
   int64_t levels;
   const int64_t* shapes;  // (levels, 2, d): source and target
   const double* matrices;
-  const double *epsilon_floor, *work;  // work: of one iteration, in iterations on the grid
+  // The smallest epsilon of each level, by how much its own is below that of the problem, and by
+  // how much that of the prolongation is.
+  const double (*epsilons)[3];
+  const double* work;  // of one iteration, in iterations on the grid
   double tol;
   int64_t max_iter;
   int64_t gaussian;  // start of the coarsest level; else zeros
@@ -89,16 +92,17 @@ template <class T>
 struct Level {
   SeparableCost geo, prolongation;
   Pooling<T> pool_source, pool_target;
-  double epsilon_floor, work;
+  double epsilon_floor, blur, blur_between, work;
   Workspace space;
   Solver<SeparableCost> solve;
   GibbsProduct<SeparableCost, float> prolong_single;
   LogSumExp<SeparableCost> prolong;
 
-  Level(SeparableCost own, SeparableCost to_finer, Pooling<T> source, Pooling<T> target, double floor,
-        double share)
+  Level(SeparableCost own, SeparableCost to_finer, Pooling<T> source, Pooling<T> target,
+        const double (&epsilons)[3], double share)
       : geo(own), prolongation(to_finer), pool_source(std::move(source)),
-        pool_target(std::move(target)), epsilon_floor(floor), work(share), space(geo), solve(geo),
+        pool_target(std::move(target)), epsilon_floor(epsilons[0]), blur(epsilons[1]),
+        blur_between(epsilons[2]), work(share), space(geo), solve(geo),
         prolong_single(prolongation), prolong(prolongation) {}
   Level(const Level&) = delete;  // its members refer to each other
 };
@@ -129,7 +133,7 @@ class Pyramid {
       level_.emplace_back(SeparableCost(d, n, m, costs.data()),
                           SeparableCost(d, fine_m, n, prolongations.data()),
                           Pooling<T>(fine_n, n, d, pools_source.data()),
-                          Pooling<T>(fine_m, m, d, pools_target.data()), args.epsilon_floor[l],
+                          Pooling<T>(fine_m, m, d, pools_target.data()), args.epsilons[l],
                           args.work[l]);
       fine_n = n;
       fine_m = m;
@@ -156,12 +160,14 @@ class Pyramid {
       Level<T>& level = level_[l];
       Workspace& finer = l ? level_[l - 1].space : p;
       const double own = epsilon_at(l, epsilon), next = l ? epsilon_at(l - 1, epsilon) : epsilon;
+      const double between = std::max(epsilon - level.blur_between, own);
       team.call(level.geo.work > kTogetherAbove, [&](Team& crew) {
         State at;
         at.domain = domain_;
         const Control done = level.solve(crew, level.space, own, options_, at);
         const Geometry& finer_geo = l ? level_[l - 1].geo : grid_;
-        const Domain domain = to_finer(crew, level, at, own, next, finer_geo, finer);
+        const Domain domain =
+            to_finer(crew, level, at, own / between, between, next, finer_geo, finer);
         crew.once([&] {
           domain_ = domain;
           work_ += (done.k + 0.5) * level.work;
@@ -174,7 +180,7 @@ class Pyramid {
 
  private:
   double epsilon_at(size_t l, double epsilon) const {
-    return std::max(epsilon, level_[l].epsilon_floor);
+    return std::max({epsilon - level_[l].blur, 0.25 * epsilon, level_[l].epsilon_floor});
   }
   void pool(Workspace& p) {
     Team alone;
@@ -198,23 +204,38 @@ class Pyramid {
     gaussian_potential(a.data(), geo.n, x_, b.data(), geo.m, y_, epsilon, top.g.data());
     for (double& g : top.g) g *= 1.0 / epsilon;
   }
-  // The c-transform of a level's f at the points of the next finer one. It stays a scaling where
-  // epsilon does not change and the sums are in range.
-  Domain to_finer(Team& team, Level<T>& level, State& at, double epsilon, double next,
-                  const Geometry& geo, Workspace& finer) {
+  // The c-transform of a level's f at the points of the next finer one, where `between` is epsilon:
+  // u^power are the scalings of f there. The result, for an epsilon of `next`, stays a scaling
+  // where the sums are in range and no power raises them out of it.
+  Domain to_finer(Team& team, Level<T>& level, State& at, double power, double between,
+                  double next, const Geometry& geo, Workspace& finer) {
+    const double rise = between / next;
     Domain domain = Domain::kPotentials;
     const auto product = [&](auto& prolong) {
       using R = typename std::remove_reference_t<decltype(prolong)>::Real;
       Scalings<R>& out = finer.scalings<R>();
       team.once([&] { out.reserve(geo); });
-      const R* au = at.au(level.space.template scalings<R>());
-      if (!prolong(team, au, epsilon, out.Z.data())) return false;
-      if (next != epsilon) {
-        logarithm(team, geo.m, out.Z.data(), -epsilon / next, 0.0, finer.g.data());
+      Scalings<R>& own = level.space.template scalings<R>();
+      const R* au = at.au(own);
+      if (power != 1.0) {
+        const Array<R>& a = level.space.template measures<R>(team).a;
+        const R* u = at.u(own);
+        const auto [first, last] = team.share(size<R>(level.geo.n), W<R>);
+        for (int64_t i = first; i < last; i += W<R>)
+          store(&own.S[i], load(&a[i]) * vexp(vlog(load(u + i)) * R(power)));
+        team.barrier();
+        au = own.S.data();
+      }
+      if (!prolong(team, au, between, out.Z.data())) return false;
+      if (rise > 1.0 || sizeof(R) > sizeof(T)) {  // the finer level may fit single precision again
+        logarithm(team, geo.m, out.Z.data(), -rise, 0.0, finer.g.data());
         return true;
       }
       const auto [from, end] = team.share(size<R>(geo.m), W<R>);
-      for (int64_t i = from; i < end; i += W<R>) store(&out.v[i], reciprocal(load(&out.Z[i])));
+      for (int64_t i = from; i < end; i += W<R>) {
+        const Vec<R> z = load(&out.Z[i]);
+        store(&out.v[i], rise == 1.0 ? reciprocal(z) : vexp(vlog(z) * R(-rise)));
+      }
       team.barrier();
       State fresh;
       enter_scalings<R>(team, geo, finer, fresh);
@@ -227,12 +248,12 @@ class Pyramid {
     const Buffer& a = level.space.template measures<double>(team).a;
     const auto [first, last] = team.share(size<double>(level.geo.n), W<double>);
     for (int64_t i = first; i < last; i += W<double>)
-      store(&h_[i], vlog(load(&a[i])) + load(&level.space.f[i]));
+      store(&h_[i], vlog(load(&a[i])) + load(&level.space.f[i]) * power);
     team.barrier();
-    level.prolong(team, h_.data(), epsilon, finer.g.data());
+    level.prolong(team, h_.data(), between, finer.g.data());
     const auto [from, end] = team.share(size<double>(geo.m), W<double>);
     for (int64_t i = from; i < end; i += W<double>)
-      store(&finer.g[i], load(&finer.g[i]) * (-epsilon / next));
+      store(&finer.g[i], load(&finer.g[i]) * -rise);
     team.barrier();
     return domain;
   }

@@ -16,7 +16,9 @@ struct LevelArguments {
   const double* prolongation[2];    // (m_k of the next finer level, n_k)
   // Shares of the finer cells: (n_k, n_k of the finer level).
   const double *pool_n[2], *pool_m[2];
-  double epsilon_floor, work;
+  // The smallest epsilon, and by how much that of the level and that of the prolongation are below
+  // the problem's.
+  double epsilon_floor, blur, blur_between, work;
 };
 
 // A cost that depends on the last axis only through a shift: between position j of row r of the

@@ -168,7 +168,8 @@ class BatchSolver {
 
   DEVICE Group group_of(int level) const { return Group(shared_.slots, level > args_.together); }
   DEVICE double epsilon_at(int level, double epsilon) const {
-    return level ? most(epsilon, args_.level[level].epsilon_floor) : epsilon;
+    const LevelArguments& own = args_.level[level];
+    return level ? most(most(epsilon - own.blur, 0.25 * epsilon), own.epsilon_floor) : epsilon;
   }
   template <class T>
   DEVICE Space<T> space() const {
@@ -207,8 +208,12 @@ class BatchSolver {
           l ? Options{args_.level_tol, kMarginalNoCost, args_.level_max_iter, 0.0, false}
             : Options{args_.tol, args_.criterion, args_.max_iter, args_.overrelaxation, false};
       Control control(options, level.facts.total() / level.epsilon);
-      const double next = l ? epsilon_at(l - 1, epsilon) : 0.0;
-      solve_level(level, l, next, control, state);
+      Steps steps{};
+      if (l) {
+        const double between = most(epsilon - own.blur_between, level.epsilon);
+        steps = {between, level.epsilon / between, between / epsilon_at(l - 1, epsilon)};
+      }
+      solve_level(level, l, steps, control, state);
       if (l)
         work += (control.k + 0.5) * own.work;
       else
@@ -220,21 +225,27 @@ class BatchSolver {
   using Scaling = ScalingSolve<T, typename Cost::template Product<T>>;
   using InLogs = LogSolve<typename Cost::Log>;
 
+  // From a level to the next finer one: epsilon of the prolongation, the power that takes the
+  // level's scalings there, and the one that takes the inverse sums from there.
+  struct Steps {
+    double between, power, rise;
+  };
   // The level, and from it the start of the next finer one.
-  DEVICE void solve_level(const Level& level, int l, double next, Control& control, State& state) {
+  DEVICE void solve_level(const Level& level, int l, const Steps& steps, Control& control,
+                          State& state) {
     if (args_.precision != kDouble && fits<float>(level.facts, level.epsilon) &&
         (state.domain == Domain::kPotentials || state.narrow) &&
-        in_scalings<float>(level, l, next, control, state, l > 0))
+        in_scalings<float>(level, l, steps, control, state, l > 0))
       return;
     if (state.next != Phase::kDone && fits<double>(level.facts, level.epsilon) &&
-        in_scalings<double>(level, l, next, control, state, true))
+        in_scalings<double>(level, l, steps, control, state, true))
       return;
     if (state.next == Phase::kDone && l == 0) return;
     to_nats(level, state);
     InLogs solve(level, space<double>(), mean(level.group), parity_);
     if (state.next != Phase::kDone) solve(control, state);
     if constexpr (Cost::kLevels)
-      if (l) prolong_potentials(level, l, next, solve, state);
+      if (l) prolong_potentials(level, l, steps, solve, state);
   }
   DEVICE double* mean(const Group& group) const {
     char* scratch = group.size() == 1 ? scratch_ : scratch_of_first_;
@@ -243,13 +254,14 @@ class BatchSolver {
 
   // True when the level is done and the finer one has its start.
   template <class T>
-  DEVICE NOINLINE bool in_scalings(const Level& level, int l, double next, Control& control,
-                                   State& state, bool judges) {
+  DEVICE NOINLINE bool in_scalings(const Level& level, int l, const Steps& steps,
+                                   Control& control, State& state, bool judges) {
     const Space<T> arrays = space<T>();
     Scaling<T> solve(level, arrays, parity_);
     if (!solve(control, state, judges)) return false;
     if constexpr (Cost::kLevels)
-      if (l && state.next == Phase::kDone && prolong_scalings(level, l, next, arrays, solve, state))
+      if (l && state.next == Phase::kDone &&
+          prolong_scalings(level, l, steps, arrays, solve, state))
         return true;
     solve.store(state);
     return false;
@@ -265,19 +277,19 @@ class BatchSolver {
     block_barrier();
   }
 
-  // The c-transform of a level's f at the points of the next finer one. It stays a scaling where
-  // epsilon does not change. False, with nothing changed, where the sums leave the range.
+  // The c-transform of a level's f at the points of the next finer one. It stays a scaling where no
+  // power can take it out of range. False, with nothing changed, where the sums leave the range.
   template <class T>
-  DEVICE NOINLINE bool prolong_scalings(const Level& level, int l, double next,
+  DEVICE NOINLINE bool prolong_scalings(const Level& level, int l, const Steps& steps,
                                         const Space<T>& arrays, Scaling<T>& solve, State& state) {
     const Facts& facts = shared_.prolongation[l];
-    if (!fits<T>(facts, level.epsilon)) return false;
+    if (!fits<T>(facts, steps.between)) return false;
     const LevelArguments& finer = args_.level[l - 1];
     const Group group = group_of(l - 1);
     const Side to(finer.m, group);
-    solve.enter_source();
+    solve.enter_source(steps.power);
     GibbsKernel<T> kernel(arrays, level.args.prolongation, finer.m, level.args.n, facts);
-    const double shift = kernel.build(level.epsilon);
+    const double shift = kernel.build(steps.between);
     block_barrier();
     last_axis(level.group, arrays, level.n, kernel.forward(1, 0), to.padded1());
     level.group.barrier();
@@ -286,28 +298,30 @@ class BatchSolver {
         first_axis(arrays, kernel.forward(0, to.first), level.n.n0, to, shift, none, none).outside;
     group.barrier();
     if (group.sum(outside, parity_) > 0) return false;
-    const bool same = next == level.epsilon;
+    // A finer level may fit tf32 again.
+    const bool narrow = std::is_same_v<T, float>;
+    const bool stays = steps.rise <= 1.0 && (narrow || args_.precision == kDouble);
     each(to, [&](int i, int j) {
-      const double z = double(arrays.x[i * to.ld<T>() + j]);
-      level.g[to.in_grid(i, j)] = same ? 1.0 / z : -log(z) * level.epsilon / next;
+      const double g = -log(double(arrays.x[i * to.ld<T>() + j])) * steps.rise;
+      level.g[to.in_grid(i, j)] = stays ? exp(g) : g;
     });
     state = State();
-    state.domain = same ? Domain::kScalings : Domain::kPotentials;
-    state.narrow = same && std::is_same_v<T, float>;
+    state.domain = stays ? Domain::kScalings : Domain::kPotentials;
+    state.narrow = stays && narrow;
     block_barrier();
     return true;
   }
-  DEVICE NOINLINE void prolong_potentials(const Level& level, int l, double next, InLogs& solve,
-                                          State& state) {
+  DEVICE NOINLINE void prolong_potentials(const Level& level, int l, const Steps& steps,
+                                          InLogs& solve, State& state) {
     const Space<double> arrays = space<double>();
     const LevelArguments& finer = args_.level[l - 1];
     const Side to(finer.m, group_of(l - 1));
-    solve.enter_source();
+    solve.enter_source(steps.power);
     const double* const* cost = level.args.prolongation;
     const Entries c0{cost[0], level.args.n[0], 1}, c1{cost[1], level.args.n[1], 1};
-    SeparableLog(level, arrays, nullptr)
+    SeparableLog(level, arrays, nullptr, steps.between)
         .apply<false>(level.n, to, c0, c1, [&](int i, int j, double sum, double) {
-          level.g[to.in_grid(i, j)] = -sum * level.epsilon / next;
+          level.g[to.in_grid(i, j)] = -sum * steps.rise;
         });
     state = State();
   }

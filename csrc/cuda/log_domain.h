@@ -49,11 +49,11 @@ class LogSolve {
     }
   }
 
-  // log a + f in place, for what comes after the solve.
-  DEVICE void enter_source() {
+  // log a + power f in place, for what comes after the solve.
+  DEVICE void enter_source(double power) {
     const Side& n = level_.n;
     add(n, [&](int i, int j) { return level_.source_mass(n.in_grid(i, j)); },
-        [&](int i, int j) { return level_.f[n.in_grid(i, j)]; });
+        [&](int i, int j) { return power * level_.f[n.in_grid(i, j)]; });
   }
 
  private:

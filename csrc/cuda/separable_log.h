@@ -17,8 +17,11 @@ class SeparableLog {
  public:
   // `mean` is memory that all blocks of the group see.
   DEVICE SeparableLog(const Level& level, const Space<double>& space, double* mean)
+      : SeparableLog(level, space, mean, level.epsilon) {}
+  DEVICE SeparableLog(const Level& level, const Space<double>& space, double* mean,
+                      double epsilon)
       : level_(level), group_(level.group), x_(space.x), between_(space.between), mean_(mean),
-        scale_(1.0 / level.epsilon) {}
+        scale_(1.0 / epsilon) {}
 
   DEVICE void put(const Side& s, int i, int j, double value) const {
     x_[i * s.ld<double>() + j] = value;

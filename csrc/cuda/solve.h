@@ -60,8 +60,12 @@ class ScalingSolve {
     return true;
   }
 
-  // The operand a u, for a caller that is done with iterations.
-  DEVICE void enter_source() { enter(level_.n, space_.a, space_.u); }
+  // The operand a u^power, for a caller that is done with iterations.
+  DEVICE void enter_source(double power) {
+    put_operand(level_.n, space_.a, [&](int at) {
+      return power == 1.0 ? space_.u[at] : T(exp(power * log(double(space_.u[at]))));
+    });
+  }
   // The scalings, in float64, to f and g of the level.
   DEVICE void store(State& state) {
     if (state.next != Phase::kStart) {
@@ -125,11 +129,15 @@ class ScalingSolve {
 
   // The operand mass * scaling.
   DEVICE NOINLINE void enter(const Side& s, const T* mass, const T* scaling) {
+    put_operand(s, mass, [&](int at) { return scaling[at]; });
+  }
+  template <class Scaling>
+  DEVICE void put_operand(const Side& s, const T* mass, Scaling scaling) {
     product_.clear(s);
     product_.barrier_after_put();
     each(s, [&](int i, int j) {
       const int at = i * s.ld<T>() + j;
-      product_.put(s, i, j, mass[at] * scaling[at]);
+      product_.put(s, i, j, mass[at] * scaling(at));
     });
     product_.barrier_after_put();
   }

@@ -374,7 +374,7 @@ def test_operator_rules():
         (
             *plain[:4],
             multiscale._matrices(grid, pyramid.coarsest, a.device),
-            *(shapes, [0.0] * len(levels), work, True, 1e-3, 50),
+            *(shapes, [0.01, 0.001, 0.0005] * len(levels), work, True, 1e-3, 50),
             *(1e-9, "marginal", 100, None, "cuda"),
         ),
     )

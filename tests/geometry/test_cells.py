@@ -55,7 +55,7 @@ def test_the_start_from_cells_is_close(name):
         pooled(a, level.pool_source), pooled(b, level.pool_target), level.geom, own, tol=1e-8
     )
     mass = pooled(a, level.pool_source)
-    between = epsilon - level.blur / 2
+    between = epsilon - level.blur_between
     g = -between * prolong(level, mass.log() + coarse.f / between, between, geom, "cpu")
     exact = sinkhorn(a, b, geom, epsilon, tol=1e-8)
     started = sinkhorn(a, b, geom, epsilon, init=g, tol=0, max_iter=1, overrelaxation=1.0)
@@ -80,7 +80,7 @@ def test_blur_makes_the_plan_between_cells_as_wide():
         started = sinkhorn(a, b, geom, epsilon, init=g, **options)
         return (started.cost / exact - 1).abs().mean()
 
-    corrected = error(epsilon - level.blur, epsilon - level.blur / 2)
+    corrected = error(epsilon - level.blur, epsilon - level.blur_between)
     assert corrected < 0.8 * error(epsilon, epsilon)
 
 

@@ -91,9 +91,10 @@ class Coarser:
     resolved : float
         Smallest epsilon that the cells resolve, up to a factor: the cost between neighbours, of a
         distance a quarter of it.
-    blur : float
+    blur, blur_between : float
         What spreading masses evenly over the cells adds to epsilon: a plan between cells is as
-        wide as the one between points where its epsilon is so much smaller.
+        wide as the one between points where its epsilon is so much smaller; and the same of a plan
+        from the cells to the finer points.
     """
 
     geom: Geometry
@@ -102,3 +103,13 @@ class Coarser:
     prolongation: tuple[Tensor, ...] | LineCost | Tensor
     resolved: float
     blur: float = 0.0
+    blur_between: float = 0.0
+
+    def epsilon(self, epsilon: Tensor, resolution: float) -> Tensor:
+        """That between cells: smaller by the blur, but at least a quarter and what they resolve."""
+        own = torch.maximum(epsilon - self.blur, epsilon / 4)
+        return own.clamp_min(resolution * self.resolved)
+
+    def epsilon_between(self, epsilon: Tensor, own: Tensor) -> Tensor:
+        """That from the cells, where it is ``own``, to the finer points."""
+        return torch.maximum(epsilon - self.blur_between, own)

@@ -237,13 +237,13 @@ class Grid(Geometry):
                 for x, c in zip(self.coordinates, centres, strict=True)
             )
             blur = 0.0
-            if self.p == 2:  # a Gaussian kernel of variance epsilon / 2, and cells on both sides
+            if self.p == 2:  # a Gaussian kernel of variance epsilon / 2, and cells on one side
                 spread = [
                     float((p * (c[:, None] - x).square()).sum() / len(x))
                     for p, c, x in zip(pools, centres, self.coordinates, strict=True)
                 ]
-                blur = 4 * sum(spread) / len(spread)
-            return Coarser(coarse, pools, pools, prolongation, max(widths) ** 2, blur)
+                blur = 2 * sum(spread) / len(spread)
+            return Coarser(coarse, pools, pools, prolongation, max(widths) ** 2, 2 * blur, blur)
         if self.cost == "euclidean":
             steps = [float(c.diff().mean()) if len(c) > 1 else 0.0 for c in self.coordinates]
             excess = (max(w**2 - s**2, 0.0) for w, s in zip(widths, steps, strict=True))

@@ -78,8 +78,7 @@ class Level:
         """That of the network's grid: smaller by what the cells blur, as far as they resolve it."""
         if self.coarser is None:
             return epsilon
-        floor = _RESOLUTION * self.coarser.resolved
-        return (epsilon - self.coarser.blur).clamp_min(floor)
+        return self.coarser.epsilon(epsilon, _RESOLUTION)
 
     def pool(self, x: Tensor) -> Tensor:
         """Masses (B, n_1, n_2) on the cells."""
@@ -91,8 +90,7 @@ class Level:
             return g
         own = self.epsilon(epsilon)
         f = half_step(self.geom, b, g, own, backend)
-        # One side of the plan is blurred over cells.
-        between = torch.maximum(epsilon - self.coarser.blur / 2, own)
+        between = self.coarser.epsilon_between(epsilon, own)
         scale = between.to(a)[:, None, None]
         h = a.log() + f / scale
         return -scale * prolong(self.coarser, h, between.to(a), self.grid, backend)

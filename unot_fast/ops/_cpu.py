@@ -107,7 +107,7 @@ def stationary_lse(
 class _Pyramid(ctypes.Structure):
     _fields_ = (
         ("levels", _i64),
-        *((name, _pointer) for name in ("shapes", "matrices", "epsilon_floor", "work")),
+        *((name, _pointer) for name in ("shapes", "matrices", "epsilons", "work")),
         ("tol", _double),
         ("max_iter", _i64),
         ("gaussian", _i64),
@@ -149,22 +149,22 @@ def sinkhorn_multiscale(
     epsilon: Tensor,
     matrices: Tensor,
     level_shapes: Sequence[int],
-    epsilon_floors: Sequence[float],
+    level_epsilons: Sequence[float],
     level_work: Sequence[float],
     gaussian: bool,
     level_tol: float,
     level_max_iter: int,
     *options,
 ) -> tuple[Tensor, ...]:
-    levels = len(epsilon_floors)
+    levels = len(level_work)
     matrices, *costs = _prepare(matrices, *costs)
     shapes = _sizes(level_shapes)
-    floors, work = (_double * levels)(*epsilon_floors), (_double * levels)(*level_work)
+    epsilons, work = (_double * (3 * levels))(*level_epsilons), (_double * levels)(*level_work)
     pyramid = _Pyramid(
         levels,
         ctypes.addressof(shapes),
         matrices.data_ptr(),
-        ctypes.addressof(floors),
+        ctypes.addressof(epsilons),
         ctypes.addressof(work),
         level_tol,
         level_max_iter,

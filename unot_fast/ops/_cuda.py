@@ -31,8 +31,7 @@ class _Level(ctypes.Structure):
         ("n", _int * 2),
         ("m", _int * 2),
         *((name, _pointer * 2) for name in ("cost", "prolongation", "pool_n", "pool_m")),
-        ("epsilon_floor", _double),
-        ("work", _double),
+        *((name, _double) for name in ("epsilon_floor", "blur", "blur_between", "work")),
     )
 
 
@@ -122,7 +121,7 @@ def sinkhorn_multiscale(
     epsilon: Tensor,
     matrices: Tensor,
     level_shapes: Sequence[int],
-    epsilon_floors: Sequence[float],
+    level_epsilons: Sequence[float],
     level_work: Sequence[float],
     gaussian: bool,
     level_tol: float,
@@ -130,7 +129,7 @@ def sinkhorn_multiscale(
     *options,
 ) -> tuple[Tensor, ...]:
     costs, (matrices,) = _doubles(costs, a.device), _doubles([matrices], a.device)
-    levels = tuple(level_shapes), tuple(epsilon_floors), tuple(level_work)
+    levels = tuple(level_shapes), tuple(level_epsilons), tuple(level_work)
     settings = gaussian, level_tol, level_max_iter
     geometry = (_shape(a), _shape(b), _addresses(costs), matrices.data_ptr(), *levels, *settings)
     return _solve("sinkhorn_separable", _multiscale, geometry, a, b, epsilon, None, options)
@@ -244,9 +243,9 @@ def _separable(
 
 
 def _multiscale(
-    shape, target_shape, costs, matrices, level_shapes, floors, work, gaussian, tol, max_iter
+    shape, target_shape, costs, matrices, level_shapes, epsilons, work, gaussian, tol, max_iter
 ) -> tuple[_Arguments, bool]:
-    d, levels = len(shape), len(floors)
+    d, levels = len(shape), len(work)
     if levels > _MOST_LEVELS:
         raise ValueError(f"the CUDA kernels take at most {_MOST_LEVELS} coarser levels")
     arguments, same_axes = _separable(shape, target_shape, costs)
@@ -268,7 +267,8 @@ def _multiscale(
         _set_pointers(level.prolongation, take(target_shape, n))
         _set_pointers(level.pool_n, take(n, shape))
         _set_pointers(level.pool_m, take(m, target_shape))
-        level.epsilon_floor, level.work = floors[i], work[i]
+        level.epsilon_floor, level.blur, level.blur_between = epsilons[3 * i : 3 * i + 3]
+        level.work = work[i]
         same_axes = same_axes and len(set(n)) == len(set(m)) == 1
         shape, target_shape = n, m
     ones = (1,) * d

@@ -14,7 +14,7 @@ from unot_fast.ops.folding import folding
 torch.library.define(
     "unot_fast::sinkhorn_multiscale",
     "(Tensor a, Tensor b, Tensor[] costs, Tensor epsilon, Tensor matrices, int[] level_shapes, "
-    "float[] epsilon_floors, float[] level_work, bool gaussian, float level_tol, "
+    "float[] level_epsilons, float[] level_work, bool gaussian, float level_tol, "
     "int level_max_iter, float tol, str criterion, int max_iter, float? overrelaxation, "
     "str backend) -> "
     "(Tensor f, Tensor g, Tensor cost, Tensor value, Tensor marginal_error, Tensor n_iters, "
@@ -73,7 +73,7 @@ def sinkhorn_multiscale(
     *,
     matrices: Tensor,
     level_shapes: Sequence[int],
-    epsilon_floors: Sequence[float],
+    level_epsilons: Sequence[float],
     level_work: Sequence[float],
     gaussian: bool,
     level_tol: float,
@@ -105,8 +105,9 @@ def sinkhorn_multiscale(
         share all of these.
     level_shapes : sequence of 2 L d ints
         Shapes of source and target, level by level.
-    epsilon_floors : sequence of L floats
-        Smallest epsilon that each level is solved at.
+    level_epsilons : sequence of 3 L floats
+        Level by level the smallest epsilon that it is solved at, by how much its own is below that
+        of the problem, and by how much that of the prolongation is.
     level_work : sequence of L floats
         Arithmetic of one iteration of each level, in iterations on the grid.
     gaussian : bool
@@ -131,7 +132,7 @@ def sinkhorn_multiscale(
         epsilon,
         matrices,
         list(level_shapes),
-        list(epsilon_floors),
+        list(level_epsilons),
         list(level_work),
         gaussian,
         level_tol,

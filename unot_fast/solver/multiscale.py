@@ -29,9 +29,9 @@ class Pyramid:
     max_iter : int
         Most iterations on a level.
     resolution : float
-        A level with spacing h is solved at ``max(epsilon, resolution * h**2)``: a grid that
-        cannot resolve ``sqrt(epsilon)`` gains nothing from the smaller value. Where the cost is a
-        distance, at ``max(epsilon, resolution * h / 4)``.
+        A level with spacing h is solved at an epsilon of at least ``resolution * h**2``: a grid
+        that cannot resolve ``sqrt(epsilon)`` gains nothing from a smaller one. Where the cost is a
+        distance, of at least ``resolution * h / 4``.
     """
 
     coarsest: int = 8
@@ -49,7 +49,8 @@ def multiscale_start(
     coordinate their mean. From a level to the next the potential goes by the half-step of
     Sinkhorn's iteration with the rectangular kernel,
     :math:`g(y) = -\varepsilon \log \sum_X a(X) e^{(f(X) - C(X, y)) / \varepsilon}`, which is exact
-    wherever it is evaluated, instead of an interpolation.
+    wherever it is evaluated, instead of an interpolation. Under :math:`|x - y|^2` the epsilon of a
+    level is smaller by what its cells blur (see `unot_fast.geometry.Coarser`).
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ def multiscale_start(
     for level in levels:  # from fine to coarse
         mass_a, mass_b = masses[-1]
         masses.append((pooled(mass_a, level.pool_source), pooled(mass_b, level.pool_target)))
-    epsilons = [epsilon, *(epsilon.clamp_min(f) for f in _epsilon_floors(levels, pyramid))]
+    epsilons = [epsilon, *(level.epsilon(epsilon, pyramid.resolution) for level in levels)]
     coarsest = levels[-1].geom if levels else geom
     if _has_gaussian_start(geom):
         g = gaussian_start(*masses[-1], coarsest, epsilons[-1]).to(a.dtype)
@@ -81,12 +82,12 @@ def multiscale_start(
     work = torch.zeros_like(epsilon)
     finer = [geom, *(level.geom for level in levels)]
     for level, above in zip(reversed(levels), reversed(finer[:-1]), strict=True):
-        (mass_a, mass_b), eps = masses.pop(), epsilons.pop()
+        (mass_a, mass_b), own = masses.pop(), epsilons.pop()
         solution = solve(
             mass_a,
             mass_b,
             level.geom,
-            eps,
+            own,
             g,
             tol=pyramid.tol,
             criterion="marginal",
@@ -96,9 +97,10 @@ def multiscale_start(
         )
         work = work + (solution.n_iters.double() + 0.5) * _relative_work(level, geom)
         # The c-transform at the points of the next finer level.
-        scale = eps.view(-1, *(1,) * geom.ndim).to(a)
+        between = level.epsilon_between(epsilon, own).to(a)
+        scale = between.view(-1, *(1,) * geom.ndim)
         h = mass_a.log() + solution.f / scale
-        g = -scale * prolong(level, h, eps.to(a), above, backend)
+        g = -scale * prolong(level, h, between, above, backend)
     return g, work
 
 
@@ -124,7 +126,7 @@ def solve_multiscale(
         epsilon,
         matrices=_matrices(geom, pyramid.coarsest, a.device),
         level_shapes=[n for level in levels for n in (*level.geom.shape, *level.geom.target_shape)],
-        epsilon_floors=_epsilon_floors(levels, pyramid),
+        level_epsilons=_level_epsilons(levels, pyramid),
         level_work=_level_work(geom, pyramid.coarsest),
         gaussian=_has_gaussian_start(geom),
         level_tol=pyramid.tol,
@@ -141,9 +143,13 @@ def _has_gaussian_start(geom: Geometry) -> bool:
     return geom.structure is Structure.SEPARABLE and geom.p == 2
 
 
-def _epsilon_floors(levels: list[Coarser], pyramid: Pyramid) -> list[float]:
-    """Smallest epsilon that each level is solved at."""
-    return [pyramid.resolution * level.resolved for level in levels]
+def _level_epsilons(levels: list[Coarser], pyramid: Pyramid) -> list[float]:
+    """The smallest epsilon of each level, its blur and that of the prolongation."""
+    return [
+        value
+        for level in levels
+        for value in (pyramid.resolution * level.resolved, level.blur, level.blur_between)
+    ]
 
 
 @constant_when_compiled
@@ -172,20 +178,31 @@ def _separable_levels(geom: Grid, coarsest: int) -> list[Coarser]:
     target += [target[-1] if target else geom.target_shape] * (depth - len(target))
     x, y = geom.coordinates, geom.target_coordinates
     weights = [torch.ones_like(c) for c in (*x, *y)]  # pixels per cell
-    levels, fine = [], (geom.shape, geom.target_shape)
+    squares = [c.square() for c in (*x, *y)]  # mean over the pixels of a cell
+    spread_y, levels, fine = 0.0, [], (geom.shape, geom.target_shape)
     for coarse in zip(source, target, strict=True):
         pools = [
             tuple(blocks(n, m) for n, m in zip(*shapes, strict=True))
             for shapes in zip(fine, coarse, strict=True)
         ]
-        heavier = [pool @ w for pool, w in zip((*pools[0], *pools[1]), weights, strict=True)]
-        centres = [
-            pool @ (w * c) / h
-            for pool, w, c, h in zip(
-                (*pools[0], *pools[1]), weights, (*x, *y), heavier, strict=True
-            )
-        ]
+        both = *pools[0], *pools[1]
+        heavier = [pool @ w for pool, w in zip(both, weights, strict=True)]
+        centres, squares = (
+            [
+                pool @ (w * of_fine) / h
+                for pool, w, of_fine, h in zip(both, weights, means, heavier, strict=True)
+            ]
+            for means in ((*x, *y), squares)
+        )
         finer_y, x, y = y, centres[: geom.ndim], centres[geom.ndim :]
+        # Variance of the pixels of a cell along an axis, in the mean over all.
+        spreads = [
+            float((h @ (s - c.square())) / h.sum())
+            for h, s, c in zip(heavier, squares, centres, strict=True)
+        ]
+        finer_spread_y, spread_x = spread_y, sum(spreads[: geom.ndim]) / geom.ndim
+        spread_y = sum(spreads[geom.ndim :]) / geom.ndim
+        gaussian = 2.0 * (geom.p == 2)  # the kernel, of variance epsilon / 2
         grid = Grid.from_coordinates(x, y, geom.cost, p=geom.p if geom.cost == "lp" else None)
         levels.append(
             Coarser(
@@ -196,6 +213,8 @@ def _separable_levels(geom: Grid, coarsest: int) -> list[Coarser]:
                 ),
                 resolved=max((float(c.diff().max()) for c in centres if len(c) > 1), default=0)
                 ** 2,
+                blur=gaussian * (spread_x + spread_y),
+                blur_between=gaussian * (spread_x + finer_spread_y),
             )
         )
         weights, fine = heavier, coarse
