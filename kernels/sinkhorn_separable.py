@@ -105,7 +105,7 @@ def _spread_out(a, b, forward, backward, epsilon, start, tol, criterion, max_ite
     f, g = torch.zeros_like(a), start * column
     weighted_f, weighted_g = torch.empty_like(a), g + log_b
     cost, mass, error, error_g = (a.new_zeros(batch) for _ in range(4))
-    control = a.new_empty(batch, 4)
+    control = a.new_empty(batch, 5)
     running = torch.ones(batch, dtype=torch.int32, device=a.device)
     n_iters, converged = torch.zeros_like(running), torch.zeros_like(running, dtype=torch.bool)
     for k in range(max_iter + 1):
@@ -120,8 +120,8 @@ def _spread_out(a, b, forward, backward, epsilon, start, tol, criterion, max_ite
             break
         total, _ = log_sum(weighted_f, backward, scale, reach, running)
         _column_kernel[(batch,)](
-            b, log_b, g, total, weighted_g, error_g, n_iters, running, control,
-            b[0].numel(), BLOCK=1024, num_warps=8,
+            b, log_b, g, total, weighted_g, error_g, n_iters, running, control, b[0].numel(),
+            ADAPTIVE=overrelaxation is None, BLOCK=1024, num_warps=8,
         )  # fmt: skip
     if not by_cost:
         total, mean = log_sum(weighted_g, forward, scale, reach, with_mean=True)
@@ -176,7 +176,7 @@ def _solve_kernel(
 
     w, cap, best, anchor = _first_weight(span, weight, ADAPTIVE)
     k = tl.full((), 0, tl.int32)
-    solved = k != 0
+    solved, steady = k != 0, k != 0
     error_g, all_error, all_mass, all_cost = scale * 0, scale * 0, scale * 0, scale * 0
     # One copy of the passes serves every phase: three would not fit the registers.
     phase = _ROW
@@ -186,13 +186,14 @@ def _solve_kernel(
             reach, scale, total, spare, mean, spare_mean, shape_m, shape_n, NDIM, TILE,
         )  # fmt: skip
         if phase == _ROW:
-            running, solved, all_error, all_mass, all_cost, w, cap, best, anchor = _row(
-                a, log_a, f, total, mean, h, size_n, scale, k, error_g, all_cost, w, cap, best,
-                anchor, tol, max_iter, ADAPTIVE, BY_COST, BLOCK,
+            running, solved, steady, all_error, all_mass, all_cost, w, cap, best, anchor = _row(
+                a, log_a, f, total, mean, h, size_n, scale, k, error_g, all_cost, steady, w, cap,
+                best, anchor, tol, max_iter, ADAPTIVE, BY_COST, BLOCK,
             )  # fmt: skip
             phase = tl.where(running, _COLUMN, _DONE if BY_COST else _COST)
         elif phase == _COLUMN:
-            error_g = _relax(b, log_b, g, total, h, size_m, w, BLOCK)
+            plain = ADAPTIVE & (k == 0)
+            error_g = _relax(b, log_b, g, total, h, size_m, tl.where(plain, 1.0, w), BLOCK)
             k += 1
             phase = _ROW
         else:
@@ -226,7 +227,7 @@ def _row_kernel(
     if tl.load(running + problem) == 0:
         return
     at = problem * size
-    control += problem * 4
+    control += problem * 5
     s = tl.load(scale + problem)
     k = tl.load(n_iters + problem)
     if k == 0:
@@ -234,21 +235,24 @@ def _row_kernel(
         for axis in range(ndim):
             span += tl.load(reach + axis) * s
         w, cap, best, anchor = _first_weight(span, weight, ADAPTIVE)
+        steady = k != 0
     else:
         w, cap = tl.load(control), tl.load(control + 1)
         best, anchor = tl.load(control + 2), tl.load(control + 3)
+        steady = tl.load(control + 4) != 0
     if BY_COST:
         mean += at
-    goes_on, solved, all_error, all_mass, all_cost, w, cap, best, anchor = _row(
+    goes_on, solved, steady, all_error, all_mass, all_cost, w, cap, best, anchor = _row(
         a + at, log_a + at, f + at, total + at, mean, h + at, size, s, k,
-        tl.load(error_g + problem), tl.load(cost + problem), w, cap, best, anchor, tol, max_iter,
-        ADAPTIVE, BY_COST, BLOCK,
+        tl.load(error_g + problem), tl.load(cost + problem), steady, w, cap, best, anchor, tol,
+        max_iter, ADAPTIVE, BY_COST, BLOCK,
     )  # fmt: skip
     tl.debug_barrier()  # all threads have read what one writes here
     tl.store(control, w)
     tl.store(control + 1, cap)
     tl.store(control + 2, best)
     tl.store(control + 3, anchor)
+    tl.store(control + 4, steady.to(w.dtype))
     tl.store(cost + problem, all_cost)
     tl.store(mass + problem, all_mass)
     tl.store(error + problem, all_error)
@@ -258,15 +262,16 @@ def _row_kernel(
 
 @triton.jit
 def _column_kernel(
-    b, log_b, g, total, h, error_g, n_iters, running, control, size, BLOCK: tl.constexpr
-):
+    b, log_b, g, total, h, error_g, n_iters, running, control, size, ADAPTIVE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
     """The update of g, for one problem per program; it completes an iteration."""
     problem = tl.program_id(0).to(tl.int64)
     if tl.load(running + problem) == 0:
         return
     at = problem * size
     k = tl.load(n_iters + problem)
-    w = tl.load(control + problem * 4)
+    w = tl.where(ADAPTIVE & (k == 0), 1.0, tl.load(control + problem * 5))
     error = _relax(b + at, log_b + at, g + at, total + at, h + at, size, w, BLOCK)
     tl.store(error_g + problem, error)
     tl.store(n_iters + problem, k + 1)
@@ -315,24 +320,26 @@ def _passes(
 
 @triton.jit
 def _row(
-    a, log_a, f, total, mean, h, size, scale, k, error_g, last_cost, w, cap, best, anchor,
-    tol, max_iter, ADAPTIVE: tl.constexpr, BY_COST: tl.constexpr, BLOCK: tl.constexpr,
+    a, log_a, f, total, mean, h, size, scale, k, error_g, last_cost, steady, w, cap, best,
+    anchor, tol, max_iter, ADAPTIVE: tl.constexpr, BY_COST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Judge iteration ``k`` by its log-sum; if another is to follow, update f for it."""
     error, mass, cost = _measure(a, f, total, mean, size, scale, BY_COST, BLOCK)
     error += error_g
     if BY_COST:
-        solved = (k > 1) & (tl.abs(cost - last_cost) < tol * tl.abs(cost))
+        before = steady
+        steady = (k > 1) & (tl.abs(cost - last_cost) < tol * tl.abs(cost))
+        solved = before & steady  # twice: a cost that turns stands still once
     else:
         solved = (k > 0) & (error < tol)
     running = (k < max_iter) & (solved == 0)
     if running:
         if ADAPTIVE:  # noqa: SIM102, decided at compile time
-            if k > 0:
+            if k > 1:
                 w, cap, best, anchor = _adapted(k, error, w, cap, best, anchor)
         # The first update of f has no predecessor to go beyond.
         _relax(a, log_a, f, total, h, size, tl.where(k == 0, 1.0, w), BLOCK)
-    return running, solved, error, mass, cost, w, cap, best, anchor
+    return running, solved, steady, error, mass, cost, w, cap, best, anchor
 
 
 @triton.jit
@@ -397,7 +404,10 @@ def _fix_constant(mass, potential, constant, scale, size, BLOCK: tl.constexpr):
 
 @triton.jit
 def _first_weight(span, weight, ADAPTIVE: tl.constexpr):
-    """The weight and what adapts it: its cap, the best error, the error four iterations ago."""
+    """The weight and what adapts it: its cap, the best error, the error four iterations ago.
+
+    An adapted weight is that of the second iteration; the first one is plain.
+    """
     dtype = span.dtype
     if ADAPTIVE:
         nats = span / _LOG2E
@@ -422,16 +432,16 @@ def _adapted(k, error, w, cap, best, anchor):
     cap = tl.where(over, 1 + 0.8 * (w - 1), cap)
     w = tl.where(over, 1.0, w)
     best = tl.where(over, error, best)
-    if k % 4 == 1:
-        if k > 1:
+    if k % 4 == 2:
+        if k > 2:
             rho = tl.sqrt(tl.sqrt(error / anchor))
-            r = tl.where(rho < 1e-6, 1e-6, tl.where(rho < 0.9999, rho, 0.9999))
+            r = tl.where(rho < 1e-6, 1e-6, rho)
             plain = (r + w - 1) * (r + w - 1) / (r * w * w)
             plain = tl.where(plain < 0.9999, plain, 0.9999)
             young = (w + 2 / (1 + tl.sqrt(1 - plain))) / 2
-            # Past the optimum the error falls as (w - 1)^k.
+            # Past the optimum the error falls as (w - 1)^k; one that hardly falls says nothing.
             past = 1 + 0.8 * (w - 1)
-            w = tl.where(rho <= 1.05 * (w - 1), past, tl.where(rho < 1, young, w))
+            w = tl.where(rho <= 1.05 * (w - 1), past, tl.where(rho < 0.9999, young, w))
             w = tl.minimum(w, cap)
         anchor = error
     return w, cap, best, anchor

@@ -158,7 +158,7 @@ def sinkhorn_separable(
         The criterion is met strictly below it; 0 runs ``max_iter`` iterations.
     criterion : str
         ``"marginal"``: the marginal error. ``"cost"``: relative change of ``<C, P>`` over an
-        iteration.
+        iteration, twice in a row.
     max_iter : int
         Most iterations, at least 1.
     overrelaxation : float or None

@@ -54,7 +54,7 @@ def _solve(a, b, cost, eps, g, tol, criterion, max_iter, overrelaxation):
     f = torch.zeros_like(a)
     weight = _Weight(float(cost.max()) / eps, overrelaxation)
     previous = math.inf
-    converged = False
+    converged = steady = False
     for k in range(1, max_iter + 1):
         w = weight.value
         f_plain = -eps * torch.logsumexp(log_b + (g - cost) / eps, dim=1)
@@ -68,7 +68,9 @@ def _solve(a, b, cost, eps, g, tol, criterion, max_iter, overrelaxation):
         if criterion == "marginal":
             converged = bool(error < tol)
         else:
-            converged = k > 1 and bool((transport - previous).abs() < tol * transport.abs())
+            change = (transport - previous).abs()
+            before, steady = steady, k > 1 and bool(change < tol * transport.abs())
+            converged = before and steady  # twice: a cost that turns stands still once
         previous = transport
         if converged:
             break
@@ -92,23 +94,27 @@ class _Weight:
     def __init__(self, cost_range: float, fixed: float | None):
         self.adaptive = fixed is None
         rate = cost_range / (cost_range + 25)
-        self.value = min(1.7, 2 / (1 + math.sqrt(1 - rate))) if self.adaptive else fixed
+        self.opening = min(1.7, 2 / (1 + math.sqrt(1 - rate)))
+        self.value = 1.0 if self.adaptive else fixed  # the first iteration is plain
         self.cap, self.best, self.anchor = 1.95, math.inf, math.inf
 
     def observe(self, k: int, error: float) -> None:
         if not self.adaptive:
             return
+        if k == 1:
+            self.value = self.opening
+            return
         w = self.value
         self.best = min(self.best, error)
         if w > 1 and error > 4 * self.best:  # overshooting: start again from the plain iteration
             self.cap, w, self.best = 1 + 0.8 * (w - 1), 1.0, error
-        if k % 4 == 1:
-            if k > 1 and self.anchor > 0:
+        if k % 4 == 2:
+            if k > 2 and self.anchor > 0:
                 rho = (error / self.anchor) ** 0.25
                 if rho <= 1.05 * (w - 1):  # past the optimum the error falls like (w - 1)^k
                     w = 1 + 0.8 * (w - 1)
-                elif rho < 1:
-                    rho = min(max(rho, 1e-6), 0.9999)
+                elif rho < 0.9999:  # an error that hardly falls says nothing of the rate
+                    rho = max(rho, 1e-6)
                     plain = min((rho + w - 1) ** 2 / (rho * w**2), 0.9999)  # Young's relation
                     w = (w + 2 / (1 + math.sqrt(1 - plain))) / 2
                 w = min(w, self.cap)

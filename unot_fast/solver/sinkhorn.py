@@ -67,7 +67,7 @@ def sinkhorn(
     criterion : {"marginal", "cost"}
         ``"marginal"`` stops at :math:`\|P1 - a\|_1 + \|P^\top 1 - b\|_1 < \mathrm{tol}` (for
         masses of total 1); ``"cost"`` at a relative change of :math:`\langle C, P \rangle` over
-        one iteration below ``tol``. Each problem of the batch stops on its own.
+        one iteration below ``tol``, twice in a row. Each problem of the batch stops on its own.
     max_iter : int
         Most iterations (updates of f and g) on the grid of ``geom``.
     overrelaxation : "auto" or float in [1, 2)
