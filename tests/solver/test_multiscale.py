@@ -118,3 +118,14 @@ def test_blur_is_the_variance_of_pixels_in_their_cells():
         assert level.blur == pytest.approx(2 * sum(spread))
         assert level.blur_between == pytest.approx(2 * (spread[0] + finer))
     assert all(level.blur == 0 for level in multiscale._levels(Grid((32,), "lp", p=1), 8))
+
+
+def test_levels_stop_where_the_solve_does():
+    own = {(0.0, "marginal"): 1e-3, (1e-9, "marginal"): 1e-3, (4e-3, "marginal"): 4e-3}
+    own |= {(1.0, "marginal"): 1e-2, (1e-2, "cost"): 1e-3}
+    for (tol, criterion), expected in own.items():
+        assert Pyramid().of_solve(tol, criterion) == Pyramid(tol=expected)
+        assert Pyramid(tol=0.5).of_solve(tol, criterion) == Pyramid(tol=0.5)
+    a, b = (normalised(torch.rand(4, 32, 32, dtype=torch.float64) ** 4) for _ in range(2))
+    loose, tight = (sinkhorn(a, b, Grid((32, 32)), 0.01, tol=tol) for tol in (1e-2, 1e-3))
+    assert bool((loose.coarse_work < tight.coarse_work).all())

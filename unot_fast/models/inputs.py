@@ -16,7 +16,7 @@ from unot_fast.solver.multiscale import Pyramid, solve_multiscale
 
 DUST = 1e-6  # smallest density, relative to the uniform one
 _WEIGHT = 1.5  # of the overrelaxed sweeps, all but the last
-_ONE_LEVEL = Pyramid(coarsest=2**30)
+_ONE_LEVEL = Pyramid(coarsest=2**30, tol=0.0)
 
 
 class Inputs(NamedTuple):

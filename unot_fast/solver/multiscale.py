@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,8 +24,10 @@ class Pyramid:
     ----------
     coarsest : int
         Axes are halved while they are longer than this.
-    tol : float
-        Each level stops at this marginal error.
+    tol : float, optional
+        Each level stops at this marginal error. Default: where the solve itself stops, but within
+        1e-3 and 1e-2: a finer one does not pay, and a coarser one costs iterations on the grid.
+        It is 1e-3 for a solve that stops by the cost or at ``max_iter``.
     max_iter : int
         Most iterations on a level.
     resolution : float
@@ -35,9 +37,15 @@ class Pyramid:
     """
 
     coarsest: int = 8
-    tol: float = 1e-3
+    tol: float | None = None
     max_iter: int = 200
     resolution: float = 0.4
+
+    def of_solve(self, tol: float, criterion: str) -> Pyramid:
+        """The settings for a solve with these options."""
+        if self.tol is not None:
+            return self
+        return replace(self, tol=min(max(tol, 1e-3), 1e-2) if criterion == "marginal" else 1e-3)
 
 
 def multiscale_start(
@@ -60,6 +68,7 @@ def multiscale_start(
     epsilon : Tensor, shape (B,)
     backend : str
     pyramid : Pyramid
+        With a ``tol``.
 
     Returns
     -------

@@ -138,7 +138,7 @@ def sinkhorn(
         "backend": backend,
     }
     init = "multiscale" if isinstance(init, str) and init == "auto" else init
-    measures, pyramid = (problems.a, problems.b), pyramid or Pyramid()
+    measures, pyramid = (problems.a, problems.b), (pyramid or Pyramid()).of_solve(tol, criterion)
     fused = structure == "separable" and backend in ("cpu", "cuda")
     if isinstance(init, str) and init == "multiscale" and fused:
         solution, coarse_work = solve_multiscale(
