@@ -19,7 +19,12 @@ namespace {
 
 constexpr int kSamples = 4, kOutputs = 2;  // of a tile of sums
 constexpr int64_t kAhead = 4;              // rows that are fetched before their turn
-constexpr int64_t kInCache = 1 << 20;      // bytes of inputs that many outputs share
+
+// Bytes of inputs that many outputs share, of each thread: in the cache of all of them, or, where
+// these are many, in its own.
+inline int64_t in_cache(int threads) {
+  return std::max<int64_t>(1 << 20, (1 << 23) / std::max(threads, 1));
+}
 
 template <class T>
 struct Complex {
@@ -78,13 +83,14 @@ class Mixing {
   };
 
   Mixing(int64_t batch, int64_t q, int64_t p, int64_t modes, const T* weight, int64_t stride_q,
-         int64_t stride_p, bool conjugate, Finish finish)
+         int64_t stride_p, bool conjugate, int threads, Finish finish)
       : batch_(batch), q_(q), p_(p), modes_(modes), weight_(weight), stride_q_(stride_q),
         stride_p_(stride_p), conjugate_(conjugate), finish_(finish), blocks_(blocks<T>(modes)),
         pair_(q * kOutputs * 2 * W<T>) {
     const int64_t sample = q * 2 * W<T> * int64_t(sizeof(T));  // of one block
-    chunk_ = std::clamp<int64_t>(kInCache / sample, kSamples, std::max<int64_t>(batch, kSamples));
-    span_ = std::clamp<int64_t>(kInCache / (chunk_ * sample), 1, std::max<int64_t>(blocks_, 1));
+    const int64_t room = in_cache(threads);
+    chunk_ = std::clamp<int64_t>(room / sample, kSamples, std::max<int64_t>(batch, kSamples));
+    span_ = std::clamp<int64_t>(room / (chunk_ * sample), 1, std::max<int64_t>(blocks_, 1));
     const int64_t fitting = (1 << 18) / (span_ * pair_ * int64_t(sizeof(T)));
     pairs_ = std::clamp<int64_t>(fitting, 1, (p + kOutputs - 1) / kOutputs);
     w_.assign(span_ * pairs_ * pair_, T(0));
@@ -294,6 +300,7 @@ void forward(const MixingArguments& args, T* y, const T* dy) {
   const auto make = [&] {
     return Mixing<T>(args.batch, args.in, args.out, args.modes,
                      static_cast<const T*>(args.weight), args.out * entry, entry, false,
+                     args.threads,
                      {static_cast<const T*>(args.bias), bool(args.gelu), dy});
   };
   for_each_stretch(args.out, args.threads, make, [&](Mixing<T>& mix, int64_t from, int64_t to) {
@@ -313,7 +320,8 @@ void backward(const MixingArguments& args) {
   }
   const auto make = [&] {
     return Mixing<T>(args.batch, args.out, args.in, args.modes,
-                     static_cast<const T*>(args.weight), entry, args.out * entry, true, {});
+                     static_cast<const T*>(args.weight), entry, args.out * entry, true,
+                     args.threads, {});
   };
   for_each_stretch(args.in, args.threads, make, [&](Mixing<T>& mix, int64_t from, int64_t to) {
     mix(dz, from, to, static_cast<T*>(args.dx));
