@@ -71,8 +71,9 @@ def sinkhorn(
     max_iter : int
         Most iterations (updates of f and g) on the grid of ``geom``.
     overrelaxation : "auto" or float in [1, 2)
-        Weight of the overrelaxed updates; 1 is the plain iteration. ``"auto"`` adapts it per
-        problem to the observed rate and falls back to 1 when the error grows.
+        Weight of the overrelaxed updates; 1 is the plain iteration. ``"auto"`` begins with a
+        plain one, adapts the weight per problem to the observed rate and falls back to 1 when the
+        error grows.
     normalize : bool
         Scale both totals to 1. Otherwise unequal totals are an error, and a common total M scales
         the plan, ``cost`` and ``value``.
