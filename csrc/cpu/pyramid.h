@@ -5,6 +5,7 @@
 #include <array>
 #include <deque>
 
+#include "../level_epsilon.h"
 #include "gaussian.h"
 #include "log_sum_exp.h"
 #include "separable_log.h"
@@ -18,9 +19,7 @@ struct PyramidArguments {
   int64_t levels;
   const int64_t* shapes;  // (levels, 2, d): source and target
   const double* matrices;
-  // The smallest epsilon of each level, by how much its own is below that of the problem, and by
-  // how much that of the prolongation is.
-  const double (*epsilons)[3];
+  const LevelEpsilon* epsilon;
   const double* work;  // of one iteration, in iterations on the grid
   double tol;
   int64_t max_iter;
@@ -92,17 +91,17 @@ template <class T>
 struct Level {
   SeparableCost geo, prolongation;
   Pooling<T> pool_source, pool_target;
-  double epsilon_floor, blur, blur_between, work;
+  LevelEpsilon epsilon;
+  double work;
   Workspace space;
   Solver<SeparableCost> solve;
   GibbsProduct<SeparableCost, float> prolong_single;
   LogSumExp<SeparableCost> prolong;
 
   Level(SeparableCost own, SeparableCost to_finer, Pooling<T> source, Pooling<T> target,
-        const double (&epsilons)[3], double share)
+        LevelEpsilon own_epsilon, double share)
       : geo(own), prolongation(to_finer), pool_source(std::move(source)),
-        pool_target(std::move(target)), epsilon_floor(epsilons[0]), blur(epsilons[1]),
-        blur_between(epsilons[2]), work(share), space(geo), solve(geo),
+        pool_target(std::move(target)), epsilon(own_epsilon), work(share), space(geo), solve(geo),
         prolong_single(prolongation), prolong(prolongation) {}
   Level(const Level&) = delete;  // its members refer to each other
 };
@@ -133,7 +132,7 @@ class Pyramid {
       level_.emplace_back(SeparableCost(d, n, m, costs.data()),
                           SeparableCost(d, fine_m, n, prolongations.data()),
                           Pooling<T>(fine_n, n, d, pools_source.data()),
-                          Pooling<T>(fine_m, m, d, pools_target.data()), args.epsilons[l],
+                          Pooling<T>(fine_m, m, d, pools_target.data()), args.epsilon[l],
                           args.work[l]);
       fine_n = n;
       fine_m = m;
@@ -159,8 +158,9 @@ class Pyramid {
     for (size_t l = level_.size(); l-- > 0;) {
       Level<T>& level = level_[l];
       Workspace& finer = l ? level_[l - 1].space : p;
-      const double own = epsilon_at(l, epsilon), next = l ? epsilon_at(l - 1, epsilon) : epsilon;
-      const double between = std::max(epsilon - level.blur_between, own);
+      const double own = epsilon_of(level.epsilon, epsilon);
+      const double between = epsilon_between(level.epsilon, epsilon);
+      const double next = l ? epsilon_of(level_[l - 1].epsilon, epsilon) : epsilon;
       team.call(level.geo.work > kTogetherAbove, [&](Team& crew) {
         State at;
         at.domain = domain_;
@@ -179,9 +179,6 @@ class Pyramid {
   }
 
  private:
-  double epsilon_at(size_t l, double epsilon) const {
-    return std::max({epsilon - level_[l].blur, 0.25 * epsilon, level_[l].epsilon_floor});
-  }
   void pool(Workspace& p) {
     Team alone;
     const Measures<T>* finer = &p.measures<T>(alone);
@@ -198,7 +195,7 @@ class Pyramid {
     Workspace& top = single_level ? p : level_.back().space;
     const Geometry& geo = single_level ? grid_ : level_.back().geo;
     if (!gaussian_) return std::fill(top.g.begin(), top.g.end(), 0.0);
-    if (!single_level) epsilon = epsilon_at(level_.size() - 1, epsilon);
+    if (!single_level) epsilon = epsilon_of(level_.back().epsilon, epsilon);
     Team alone;
     const auto& [a, b] = top.measures<double>(alone);
     gaussian_potential(a.data(), geo.n, x_, b.data(), geo.m, y_, epsilon, top.g.data());

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "../level_epsilon.h"
+
 constexpr int kMostLevels = 8;
 
 // kMixed: far from the solution in tf32, and then in float64 before anything is judged or returned.
@@ -16,9 +18,8 @@ struct LevelArguments {
   const double* prolongation[2];    // (m_k of the next finer level, n_k)
   // Shares of the finer cells: (n_k, n_k of the finer level).
   const double *pool_n[2], *pool_m[2];
-  // The smallest epsilon, and by how much that of the level and that of the prolongation are below
-  // the problem's.
-  double epsilon_floor, blur, blur_between, work;
+  LevelEpsilon epsilon;
+  double work;
 };
 
 // A cost that depends on the last axis only through a shift: between position j of row r of the

@@ -168,8 +168,7 @@ class BatchSolver {
 
   DEVICE Group group_of(int level) const { return Group(shared_.slots, level > args_.together); }
   DEVICE double epsilon_at(int level, double epsilon) const {
-    const LevelArguments& own = args_.level[level];
-    return level ? most(most(epsilon - own.blur, 0.25 * epsilon), own.epsilon_floor) : epsilon;
+    return epsilon_of(args_.level[level].epsilon, epsilon);
   }
   template <class T>
   DEVICE Space<T> space() const {
@@ -210,7 +209,7 @@ class BatchSolver {
       Control control(options, level.facts.total() / level.epsilon);
       Steps steps{};
       if (l) {
-        const double between = most(epsilon - own.blur_between, level.epsilon);
+        const double between = epsilon_between(own.epsilon, epsilon);
         steps = {between, level.epsilon / between, between / epsilon_at(l - 1, epsilon)};
       }
       solve_level(level, l, steps, control, state);

@@ -31,7 +31,7 @@ class _Level(ctypes.Structure):
         ("n", _int * 2),
         ("m", _int * 2),
         *((name, _pointer * 2) for name in ("cost", "prolongation", "pool_n", "pool_m")),
-        *((name, _double) for name in ("epsilon_floor", "blur", "blur_between", "work")),
+        *((name, _double) for name in ("smallest_epsilon", "blur", "blur_between", "work")),
     )
 
 
@@ -267,7 +267,7 @@ def _multiscale(
         _set_pointers(level.prolongation, take(target_shape, n))
         _set_pointers(level.pool_n, take(n, shape))
         _set_pointers(level.pool_m, take(m, target_shape))
-        level.epsilon_floor, level.blur, level.blur_between = epsilons[3 * i : 3 * i + 3]
+        level.smallest_epsilon, level.blur, level.blur_between = epsilons[3 * i : 3 * i + 3]
         level.work = work[i]
         same_axes = same_axes and len(set(n)) == len(set(m)) == 1
         shape, target_shape = n, m
