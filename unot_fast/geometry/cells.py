@@ -33,6 +33,11 @@ def pooled(x: Tensor, pools: Sequence[Tensor]) -> Tensor:
     return x
 
 
+def spread(pool: Tensor, centres: Tensor, points: Tensor) -> float:
+    """Mean squared distance of points from the centres of their cells, weighted by ``pool``."""
+    return float((pool * (centres[:, None] - points).square()).sum() / pool.sum())
+
+
 def block_middles(x: Tensor, m: int) -> Tensor:
     """Middles of m equal blocks of equally spaced points."""
     if len(x) == 1:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry.base import Coarser, Geometry, Structure
-from unot_fast.geometry.cells import block_middles, blocks
+from unot_fast.geometry.cells import block_middles, blocks, spread
 from unot_fast.geometry.lines import CELL_BLUR, LineCost, pairs
 
 Displacement = Callable[[Tensor], Tensor]
@@ -238,12 +238,17 @@ class Grid(Geometry):
             )
             blur = 0.0
             if self.p == 2:  # a Gaussian kernel of variance epsilon / 2, and cells on one side
-                spread = [
-                    float((p * (c[:, None] - x).square()).sum() / len(x))
-                    for p, c, x in zip(pools, centres, self.coordinates, strict=True)
-                ]
-                blur = 2 * sum(spread) / len(spread)
-            return Coarser(coarse, pools, pools, prolongation, max(widths) ** 2, 2 * blur, blur)
+                spreads = map(spread, pools, centres, self.coordinates)
+                blur = 2 * sum(spreads) / self.ndim
+            return Coarser(
+                coarse,
+                pools,
+                pools,
+                prolongation,
+                resolved=max(widths) ** 2,
+                blur=2 * blur,
+                blur_between=blur,
+            )
         if self.cost == "euclidean":
             steps = [float(c.diff().mean()) if len(c) > 1 else 0.0 for c in self.coordinates]
             excess = (max(w**2 - s**2, 0.0) for w, s in zip(widths, steps, strict=True))

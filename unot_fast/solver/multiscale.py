@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry import Coarser, Geometry, Grid, Structure
-from unot_fast.geometry.cells import blocks, pooled
+from unot_fast.geometry.cells import blocks, pooled, spread
 from unot_fast.ops import Solution, sinkhorn_multiscale
 from unot_fast.ops.compiling import constant_when_compiled
 from unot_fast.solver.dispatch import costs_on, prolong, solve
@@ -187,8 +187,8 @@ def _separable_levels(geom: Grid, coarsest: int) -> list[Coarser]:
     target += [target[-1] if target else geom.target_shape] * (depth - len(target))
     x, y = geom.coordinates, geom.target_coordinates
     weights = [torch.ones_like(c) for c in (*x, *y)]  # pixels per cell
-    squares = [c.square() for c in (*x, *y)]  # mean over the pixels of a cell
-    spread_y, levels, fine = 0.0, [], (geom.shape, geom.target_shape)
+    spreads = [0.0] * len(weights)  # variance of the pixels of a cell, mean over all
+    levels, fine = [], (geom.shape, geom.target_shape)
     for coarse in zip(source, target, strict=True):
         pools = [
             tuple(blocks(n, m) for n, m in zip(*shapes, strict=True))
@@ -196,22 +196,19 @@ def _separable_levels(geom: Grid, coarsest: int) -> list[Coarser]:
         ]
         both = *pools[0], *pools[1]
         heavier = [pool @ w for pool, w in zip(both, weights, strict=True)]
-        centres, squares = (
-            [
-                pool @ (w * of_fine) / h
-                for pool, w, of_fine, h in zip(both, weights, means, heavier, strict=True)
-            ]
-            for means in ((*x, *y), squares)
-        )
-        finer_y, x, y = y, centres[: geom.ndim], centres[geom.ndim :]
-        # Variance of the pixels of a cell along an axis, in the mean over all.
-        spreads = [
-            float((h @ (s - c.square())) / h.sum())
-            for h, s, c in zip(heavier, squares, centres, strict=True)
+        centres = [
+            pool @ (w * c) / h
+            for pool, w, c, h in zip(both, weights, (*x, *y), heavier, strict=True)
         ]
-        finer_spread_y, spread_x = spread_y, sum(spreads[: geom.ndim]) / geom.ndim
-        spread_y = sum(spreads[geom.ndim :]) / geom.ndim
-        gaussian = 2.0 * (geom.p == 2)  # the kernel, of variance epsilon / 2
+        finer_spread_y = sum(spreads[geom.ndim :])
+        spreads = [
+            s + spread(pool * w, centre, c)
+            for s, pool, w, centre, c in zip(spreads, both, weights, centres, (*x, *y), strict=True)
+        ]
+        spread_x, spread_y = sum(spreads[: geom.ndim]), sum(spreads[geom.ndim :])
+        # Of a Gaussian kernel, of variance epsilon / 2, and of the mean axis.
+        per_spread = 2 / geom.ndim if geom.p == 2 else 0.0
+        finer_y, x, y = y, centres[: geom.ndim], centres[geom.ndim :]
         grid = Grid.from_coordinates(x, y, geom.cost, p=geom.p if geom.cost == "lp" else None)
         levels.append(
             Coarser(
@@ -222,8 +219,8 @@ def _separable_levels(geom: Grid, coarsest: int) -> list[Coarser]:
                 ),
                 resolved=max((float(c.diff().max()) for c in centres if len(c) > 1), default=0)
                 ** 2,
-                blur=gaussian * (spread_x + spread_y),
-                blur_between=gaussian * (spread_x + finer_spread_y),
+                blur=per_spread * (spread_x + spread_y),
+                blur_between=per_spread * (spread_x + finer_spread_y),
             )
         )
         weights, fine = heavier, coarse
