@@ -300,8 +300,7 @@ void forward(const MixingArguments& args, T* y, const T* dy) {
   const auto make = [&] {
     return Mixing<T>(args.batch, args.in, args.out, args.modes,
                      static_cast<const T*>(args.weight), args.out * entry, entry, false,
-                     args.threads,
-                     {static_cast<const T*>(args.bias), bool(args.gelu), dy});
+                     args.threads, {static_cast<const T*>(args.bias), bool(args.gelu), dy});
   };
   for_each_stretch(args.out, args.threads, make, [&](Mixing<T>& mix, int64_t from, int64_t to) {
     mix(static_cast<const T*>(args.x), from, to, y);
