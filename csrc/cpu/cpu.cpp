@@ -2,6 +2,7 @@
 
 #include "c_transform_cpu.cpp"
 #include "channel_mlp_cpu.cpp"
+#include "legendre_products_cpu.cpp"
 #include "normalise_cpu.cpp"
 #include "potential_cpu.cpp"
 #include "separable_lse_cpu.cpp"

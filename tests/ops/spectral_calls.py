@@ -18,6 +18,7 @@ MLP = (
 GRID, MODES = normal(2, 3, 4, 5), normal(2, 3, 2, 3, 2)
 CALLS = {
     "spectral_analysis": (GRID, [t.transpose(0, 1).contiguous() for t in TABLES]),
+    "legendre_products": (normal(2, 3, 4, 2, 5), normal(5, 6, 4), False),
     "spectral_mixing": (*MIXING, True),
     "spectral_mixing_vjp": (MODES, *MIXING, True, True),
     "spectral_synthesis": (*SYNTHESIS, True),

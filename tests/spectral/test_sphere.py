@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.library import opcheck
 
 from unot_fast import spectral_conv_s2
 
@@ -70,6 +71,31 @@ def test_the_whole_layer_and_its_gradients():
     z = z + torch.einsum("oi,bixy->boxy", skip, x) + bias.view(-1, 1, 1)
     assert torch.allclose(layer(x, weight, skip, bias), torch.nn.functional.gelu(z), atol=1e-11)
     assert torch.autograd.gradcheck(layer, (x, weight, skip, bias))
+
+
+@pytest.mark.parametrize("orders", [(), (6,)])
+def test_compiles(orders):
+    """In one graph, of complex weights or real ones, for grids of any size."""
+    weight = torch.randn(3, 4, 8, *orders, dtype=torch.cfloat)
+
+    compiled = torch.compile(
+        lambda x, w: spectral_conv_s2(x, w, orders=6, activation="gelu"),
+        fullgraph=True, dynamic=True, backend="aot_eager",
+    )  # fmt: skip
+    for shape in ((2, 3, 16, 32), (1, 3, 18, 36)):
+        x = torch.randn(shape)
+        for w in (weight, torch.view_as_real(weight).clone()):
+            w = w.clone().requires_grad_()
+            out = compiled(x, w)
+            expected = spectral_conv_s2(x, w, orders=6, activation="gelu")
+            torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+            grads = (torch.autograd.grad(y.square().sum(), w)[0] for y in (out, expected))
+            torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)
+
+
+def test_tables_are_an_operator():
+    arguments = (9, 6, 5, "equiangular", "ortho", torch.float64, torch.device("cpu"))
+    opcheck(torch.ops.unot_fast.legendre_tables.default, arguments)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from unot_fast.ops.backends import Backend, backends, resolve
 from unot_fast.ops.c_transform import Minimum, c_transform
 from unot_fast.ops.channel_mlp import channel_mlp
+from unot_fast.ops.legendre_products import legendre_products
 from unot_fast.ops.normalise import Normalised, normalise
 from unot_fast.ops.potential import potential, potential_gradient
 from unot_fast.ops.separable_lse import separable_lse
@@ -22,6 +23,7 @@ __all__ = [
     "backends",
     "c_transform",
     "channel_mlp",
+    "legendre_products",
     "normalise",
     "potential",
     "potential_gradient",

@@ -23,7 +23,7 @@ _ARGUMENTS = {
     "normalise": (*(_i64,) * 4, _int, _pointer, _pointer, _int, *(_pointer,) * 5),
     "spectral_analysis": (_i64, _pointer, _int, *(_pointer,) * 3, _int, _pointer),
     **dict.fromkeys(("spectral_mixing", "spectral_synthesis", "channel_mlp"), (_pointer, _int)),
-    **dict.fromkeys(("potential", "c_transform"), (_pointer,)),
+    **dict.fromkeys(("legendre_products", "potential", "c_transform"), (_pointer,)),
 }
 
 
@@ -299,8 +299,10 @@ def spectral_analysis(x: Tensor, tables: Sequence[Tensor]) -> Tensor:
     d = len(tables)
     x, *tables = _contiguous(x, *tables)
     out = empty((*x.shape[:-d], 2, *(t.shape[0] for t in tables)), x.dtype)
-    first, last = tables if d == 2 else (x.new_tensor([[[1.0, 0.0]]]), tables[0])
-    shape = _Transform(first.shape[1], last.shape[1], first.shape[0], last.shape[0])
+    # Without a table for the first axis there are lines only.
+    first, last = tables if d == 2 else (None, tables[0])
+    n0, m0 = (1, 1) if first is None else (first.shape[1], first.shape[0])
+    shape = _Transform(n0, last.shape[1], m0, last.shape[0])
     if out.numel():
         _kernel("spectral_analysis")(
             x.shape[:-d].numel(),
@@ -310,6 +312,40 @@ def spectral_analysis(x: Tensor, tables: Sequence[Tensor]) -> Tensor:
             torch.get_num_threads(),
             out.data_ptr(),
         )
+    return out
+
+
+class _Legendre(ctypes.Structure):
+    _fields_ = (
+        *((name, _i64) for name in ("batch", "channels", "points", "degrees", "orders")),
+        ("single", _int),
+        ("to_lines", _int),
+        ("x", _pointer),
+        ("table", _pointer),
+        ("threads", _int),
+        ("out", _pointer),
+    )
+
+
+def legendre_products(x: Tensor, table: Tensor, to_lines: bool) -> Tensor:
+    x, table = _contiguous(x, table)
+    orders, rows, columns = table.shape
+    samples = x.shape[2:4] if to_lines else x.shape[:2]
+    shape = (*samples, rows, 2, orders) if to_lines else (rows, orders, *samples, 2)
+    if not x.numel():
+        return x.new_zeros(shape)
+    out = empty(shape, x.dtype)
+    arguments = _Legendre(
+        *samples,
+        *((rows, columns) if to_lines else (columns, rows)),
+        orders,
+        x.dtype is torch.float32,
+        to_lines,
+        *_addresses(x, table),
+        torch.get_num_threads(),
+        out.data_ptr(),
+    )
+    _kernel("legendre_products")(ctypes.byref(arguments))
     return out
 
 

@@ -23,6 +23,14 @@ def spectral_analysis(x: Tensor, tables: Sequence[Tensor]) -> Tensor:
     return c.reshape(*lead, 2, *(t.shape[0] for t in tables))
 
 
+def legendre_products(x: Tensor, table: Tensor, to_lines: bool) -> Tensor:
+    if to_lines:
+        lines = torch.bmm(table, x.transpose(0, 1).flatten(2))
+        return lines.unflatten(2, x.shape[2:]).permute(2, 3, 1, 4, 0)
+    c = torch.bmm(table, x.permute(4, 2, 0, 1, 3).flatten(2))
+    return c.unflatten(2, (*x.shape[:2], 2)).transpose(0, 1)
+
+
 def spectral_mixing(c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
     z = _mixed(c, weight, bias)
     return F.gelu(z) if gelu else z

@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from torch_harmonics import InverseRealSHT, RealSHT
 from torch_harmonics.examples.models._layers import MLP, SpectralConvS2
 
-from unot_fast.ops import channel_mlp
+from unot_fast.ops import (
+    channel_mlp,
+    legendre_products,
+    spectral_analysis,
+    spectral_synthesis,
+)
 from unot_fast.spectral.conv import as_real, compute_dtype, spectral_backend
 from unot_fast.spectral.fourier import Band, analysis_table, synthesis_table
 from unot_fast.spectral.sphere import buffer_layout, harmonic_mixing
@@ -32,10 +37,19 @@ class FastSpectralConvS2(SpectralConvS2):
             t.to(real) for t in (x, sht.weights, isht.pct, as_real(self.weight).transpose(0, 1))
         )
         up = up if DEGREES_LAST else up.mT
+        backend, band = spectral_backend(x, 2, self.backend), Band(0, down.shape[0], half=True)
+        to_orders = analysis_table(sht.nlon, band, SCALE / sht.nlon, x)
+        to_points = synthesis_table(isht.nlon, band, 1.0, x)
+
+        def synthesis(c: Tensor) -> Tensor:
+            lines = legendre_products(c, up, to_lines=True, backend=backend)
+            return spectral_synthesis(lines, [to_points], backend=backend)
+
         with torch.autocast(x.device.type, enabled=False):
-            c = _analysis(x, down)
-            residual = _synthesis(c, up, isht.nlon) if self.scale_residual else x
-            out = _synthesis(harmonic_mixing(c, weight), up, isht.nlon)
+            lines = spectral_analysis(x, [to_orders], backend=backend)
+            c = legendre_products(lines, down, to_lines=False, backend=backend)
+            residual = synthesis(c) if self.scale_residual else x
+            out = synthesis(harmonic_mixing(c, weight))
         if hasattr(self, "bias"):
             out = out + self.bias
         return out.to(dtype), residual
@@ -74,58 +88,3 @@ class FastMLP(MLP):
 
 
 FASTER = {SpectralConvS2: FastSpectralConvS2, MLP: FastMLP}
-
-
-def _analysis(x: Tensor, down: Tensor) -> Tensor:
-    """Coefficients, (B, C, nlat, nlon) to (M, L, 2, B, C).
-
-    One product for each latitude, then one for each order: all harmonics are kept but those that
-    the grid cannot hold, so transposing them costs as much as the products, and is left to these.
-    """
-    (batch, _, nlat, nlon), orders = x.shape, down.shape[0]
-    table = analysis_table(nlon, Band(0, orders, half=True), SCALE / nlon, x)
-    lines = _Columns.apply(x.flatten(0, 1).transpose(0, 1), table.transpose(1, 2).flatten(0, 1))
-    lines = lines.view(nlat, orders, -1).transpose(0, 1)
-    return torch.bmm(down, lines).unflatten(2, (2, batch, -1))
-
-
-def _synthesis(c: Tensor, up: Tensor, nlon: int) -> Tensor:
-    """Back from coefficients, (M, L, 2, B, C) to (B, C, nlat, nlon)."""
-    orders, _, _, batch, channels = c.shape
-    cosines, sines = synthesis_table(nlon, Band(0, orders, half=True), 1.0, c).unbind(-1)
-    table = torch.stack((cosines, -sines), -1).flatten(1).T  # of real and imaginary parts
-    lines = torch.bmm(up, c.flatten(2)).transpose(0, 1)
-    lines = _Rows.apply(lines.reshape(-1, 2 * orders, batch * channels), table)
-    return lines.transpose(0, 1).reshape(batch, channels, -1, nlon)
-
-
-class _Columns(torch.autograd.Function):
-    """T x^T for each x: autograd's own would leave the transposing to a copy, which is slower."""
-
-    @staticmethod
-    def forward(x: Tensor, table: Tensor) -> Tensor:
-        return torch.bmm(table.expand(len(x), -1, -1), x.mT)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(inputs[1])
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        return _Rows.apply(grad, *ctx.saved_tensors), None
-
-
-class _Rows(torch.autograd.Function):
-    """c^T T for each c, the adjoint of `_Columns`."""
-
-    @staticmethod
-    def forward(c: Tensor, table: Tensor) -> Tensor:
-        return torch.bmm(c.mT, table.expand(len(c), -1, -1))
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(inputs[1])
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        return _Columns.apply(grad, *ctx.saved_tensors), None

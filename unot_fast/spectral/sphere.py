@@ -8,7 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unot_fast.ops import spectral_analysis, spectral_mixing, spectral_synthesis
+from unot_fast.ops import (
+    legendre_products,
+    spectral_analysis,
+    spectral_mixing,
+    spectral_synthesis,
+)
 from unot_fast.spectral.conv import (
     Weight,
     as_real,
@@ -92,7 +97,7 @@ def spectral_conv_s2(
     first, last = layers[0][0], layers[-1][0]
     check_pointwise(2, x, (first.shape[0], last.shape[1]), bias, skip, activation, output_shape)
     if first.ndim == 5:
-        if orders not in (None, first.shape[3]):
+        if orders is not None and orders != first.shape[3]:
             raise ValueError(f"orders must be those of weight, {first.shape[3]}; got {orders}")
         orders = first.shape[3]
     orders = first.shape[2] if orders is None else orders
@@ -138,21 +143,19 @@ def spherical_block(
     _, up = legendre_tables(nlat_out, degrees, orders, output_grid or grid, norm, real, x.device)
     band = Band(0, orders, half=True)
 
-    # Meridians: (B, C, nlat, 2, M) to (M, nlat, ...), and back.
     with torch.autocast(x.device.type, enabled=False):
         lines = spectral_analysis(x, [analysis_table(nlon, band, 1.0 / nlon, x)], backend=backend)
-        c = torch.bmm(down, lines.permute(4, 2, 3, 0, 1).flatten(2))
-        c = c.unflatten(2, (2, x.shape[0], -1))
+        c = legendre_products(lines, down, to_lines=False, backend=backend)
         if len(layers) == 1:
             c = harmonic_mixing(c, layers[0][0])
         else:
-            c = c.permute(3, 4, 2, 1, 0).contiguous()
+            c = c.permute(2, 3, 4, 0, 1).contiguous()
             for k, (weight, beta) in enumerate(layers):
                 c = spectral_mixing(c, weight, beta, gelu=k < len(layers) - 1, backend=backend)
-            c = c.permute(4, 3, 2, 0, 1)
-        lines = torch.bmm(up, c.flatten(2)).unflatten(2, c.shape[2:]).permute(3, 4, 1, 2, 0)
+            c = c.permute(3, 4, 0, 1, 2)
+        lines = legendre_products(c, up, to_lines=True, backend=backend)
         return spectral_synthesis(
-            lines.contiguous(),
+            lines,
             [synthesis_table(nlon_out, band, 1.0, x)],
             x,
             skip,
@@ -164,33 +167,49 @@ def spherical_block(
 
 
 def harmonic_mixing(c: Tensor, weight: Tensor) -> Tensor:
-    """Products of channels, (M, L, 2, B, C) to (M, L, 2, B, O).
+    """Products of channels, (L, M, B, C, 2) to (L, M, B, O, 2).
 
     ``weight`` is (C, O, L, 2), (C, O, L, M, 2), or (C, O, L, N, M, 2) with sums over M.
     """
-    orders, degrees, _, batch, channels = c.shape
-    if weight.ndim == 4:  # the same for all orders: real matrices (2 C, 2 O) are small
-        re, im = weight.permute(2, 3, 0, 1).contiguous().unbind(1)
-        blocks = torch.cat((torch.cat((re, im), 2), torch.cat((-im, re), 2)), 1)
-        rows = c.permute(1, 0, 3, 2, 4).reshape(degrees, orders * batch, 2 * channels)
-        out = torch.bmm(rows, blocks).view(degrees, orders, batch, 2, -1)
-        return out.permute(1, 0, 3, 2, 4)
-    z, w = torch.complex(c[:, :, 0], c[:, :, 1]), torch.view_as_complex(weight)
-    if w.ndim == 4:
+    z, w = torch.view_as_complex(c), torch.view_as_complex(weight)
+    degrees, orders, batch, channels = z.shape
+    if w.ndim == 5:
+        out = torch.einsum("lmbi,iolnm->lnbo", z, w).contiguous()
+    else:  # the same for all orders, or not
+        each = (degrees, orders * batch) if w.ndim == 3 else (degrees * orders, batch)
         matrices = w.flatten(2).flatten(0, 1).t().contiguous()  # the fast way to transpose
-        matrices = matrices.view(degrees * orders, channels, -1)
-        out = torch.bmm(z.transpose(0, 1).flatten(0, 1), matrices)
-        out = out.unflatten(0, (degrees, orders)).transpose(0, 1)
-    else:
-        out = torch.einsum("mlbi,iolnm->nlbo", z, w)
-    return torch.view_as_real(out).movedim(-1, 2)
+        out = torch.bmm(z.reshape(*each, channels), matrices.view(each[0], channels, -1))
+        out = out.view(degrees, orders, batch, -1)
+    return torch.view_as_real(out)
 
 
 def legendre_tables(
     nlat: int, degrees: int, orders: int, grid: str, norm: str, dtype: torch.dtype, device
 ) -> tuple[Tensor, Tensor]:
     """Latitudes to degrees, with the quadrature, shape (M, L, nlat), and back, (M, nlat, L)."""
-    return _cached_tables(nlat, degrees, orders, grid, norm, dtype, torch.device(device))
+    tables = _own_tables if torch.compiler.is_compiling() else _cached_tables
+    return tables(nlat, degrees, orders, grid, norm, dtype, torch.device(device))
+
+
+@torch.library.custom_op("unot_fast::legendre_tables", mutates_args=())
+def _own_tables(
+    nlat: int,
+    degrees: int,
+    orders: int,
+    grid: str,
+    norm: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Copies: compiled code may write on what an operator has returned."""
+    tables = _cached_tables(nlat, degrees, orders, grid, norm, dtype, device)
+    return tuple(t.clone() for t in tables)
+
+
+@_own_tables.register_fake
+def _(nlat, degrees, orders, grid, norm, dtype, device):
+    shapes = (orders, degrees, nlat), (orders, nlat, degrees)
+    return tuple(torch.empty(shape, dtype=dtype, device=device) for shape in shapes)
 
 
 @functools.lru_cache(maxsize=64)
