@@ -43,6 +43,17 @@ def test_a_full_table():
         compare(product, [x, [table]], "cpu", torch.float64, to_lines=to_lines)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "torch", "reference"])
+def test_no_points_or_no_degrees(backend):
+    options = {"backend": backend}
+    x = legendre_products(normal(5, 4, 2, 3, 2), normal(4, 0, 5), to_lines=True, **options)
+    assert x.shape == (2, 3, 0, 2, 4)
+    c = legendre_products(x, normal(4, 5, 0), to_lines=False, **options)
+    torch.testing.assert_close(c, torch.zeros(5, 4, 2, 3, 2, dtype=c.dtype))
+    c = legendre_products(normal(2, 3, 6, 2, 4), normal(4, 0, 6), to_lines=False, **options)
+    assert c.shape == (0, 4, 2, 3, 2)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_any_number_of_threads(threads):
     x, (table,) = arguments(2, 37, 9, 6, 5, False)

@@ -332,7 +332,7 @@ def legendre_products(x: Tensor, table: Tensor, to_lines: bool) -> Tensor:
     orders, rows, columns = table.shape
     samples = x.shape[2:4] if to_lines else x.shape[:2]
     shape = (*samples, rows, 2, orders) if to_lines else (rows, orders, *samples, 2)
-    if not x.numel():
+    if not (x.numel() and rows):
         return x.new_zeros(shape)
     out = empty(shape, x.dtype)
     arguments = _Legendre(

@@ -129,7 +129,7 @@ def spectral_backend(x: Tensor, dimensions: int = 2, backend: str = "auto") -> s
     ``"auto"`` is the compiled CPU kernels for tensors there in one or two dimensions, and
     products of torch's own elsewhere. ``"triton"`` has one and two dimensions in float32, and up to
     128 channels; on request only, because its kernels have not run on a GPU yet. On the sphere
-    Legendre products are torch's there, too. Both it and ``"torch"`` multiply as
+    its Legendre products are torch's. ``"triton"`` and ``"torch"`` multiply as
     ``torch.set_float32_matmul_precision`` says.
 
     Raises
