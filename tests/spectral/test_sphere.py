@@ -77,7 +77,6 @@ def test_the_whole_layer_and_its_gradients():
 def test_compiles(orders):
     """In one graph, of complex weights or real ones, for grids of any size."""
     weight = torch.randn(3, 4, 8, *orders, dtype=torch.cfloat)
-
     compiled = torch.compile(
         lambda x, w: spectral_conv_s2(x, w, orders=6, activation="gelu"),
         fullgraph=True, dynamic=True, backend="aot_eager",
