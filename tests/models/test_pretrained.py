@@ -78,3 +78,18 @@ def test_no_network_for_the_cost():
         sinkhorn(a, a, Grid((9, 9), "lp", p=1), 0.1, init="unot", normalize=True)
     with pytest.raises(ValueError, match="epsilon must be within"):
         sinkhorn(a, a, Grid((9, 9)), 1.0, init="unot", normalize=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_start_by_name_in_one_graph(name):
+    geom = Sphere(16, 32) if name == "sphere" else Grid((20, 20), name)
+
+    epsilon = 0.06 if name == "sphere" else 0.02
+
+    def cost(a, b):
+        options = {"tol": 1e-2, "normalize": True, "validate": False}
+        return sinkhorn(a, b, geom, epsilon, init="unot", **options).cost
+
+    a, b = torch.rand(2, 3, *geom.shape)
+    compiled = torch.compile(cost, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(a, b), cost(a, b))

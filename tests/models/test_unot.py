@@ -161,6 +161,22 @@ def test_bad_input(call, message):
         call(random_model("mlp"), torch.rand(2, 16, 16))
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_one_graph_under_torch_compile(name):
+    """Of any resolution, with gradients in the parameters."""
+    torch._dynamo.reset()  # of a handful of graphs that it keeps for a function
+    model = random_model(name)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    parameters = list(model.parameters())
+    for shape in shapes(model)[:2]:
+        a, b = torch.rand(2, 3, *shape)
+        expected, found = model(a, b), compiled(a, b)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        gradients = [torch.autograd.grad(g.square().sum(), parameters) for g in (found, expected)]
+        for x, y in zip(*gradients, strict=True):
+            assert (x - y).abs().max() <= 1e-3 * y.abs().max()
+
+
 def test_bad_configurations():
     for change, message in (
         ({"cost": "manhattan"}, "cost must be one of"),

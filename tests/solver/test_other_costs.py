@@ -161,16 +161,25 @@ def test_gradcheck(geom, name):
     assert gradcheck(function, logits, eps=1e-6, atol=1e-6, rtol=1e-4)
 
 
-def test_compile_and_vmap():
-    geom = Grid((6, 5), "euclidean")
-    a, b = pair(geom)
+@pytest.mark.parametrize("shape", [(6, 5), (20, 18)])
+@pytest.mark.parametrize("kind", ["euclidean", "function", "sphere"])
+def test_compile_and_vmap(kind, shape):
+    """Of geometries that nobody has solved on before, with and without coarser levels."""
+    if kind == "sphere":
+        geom = Sphere(*shape)
+    else:
+        geom = Grid(shape, kind if kind == "euclidean" else lambda d: d.norm(dim=-1).pow(1.5))
 
     def cost(a, b):
         return sinkhorn(a, b, geom, 0.1, tol=1e-6, validate=False).cost
 
-    expected = cost(a, b)
-    assert torch.allclose(torch.compile(cost, fullgraph=True, backend="eager")(a, b), expected)
-    assert torch.allclose(torch.vmap(cost)(a, b), expected)
+    compiled = torch.compile(cost, fullgraph=True, backend="eager")
+    a, b = pair(geom)
+    x, y = (t.clone().requires_grad_() for t in (a, b))
+    found = torch.autograd.grad(compiled(x, y).sum(), (x, y))
+    expected = torch.autograd.grad(cost(x, y).sum(), (x, y))
+    assert all(map(torch.allclose, found, expected))
+    assert torch.allclose(torch.vmap(cost)(a, b), cost(a, b))
 
 
 @pytest.mark.parametrize("geom", [GEOMETRIES[0], Sphere(6, 8, "chordal", p=2)], ids=repr)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unot_fast.geometry import Coarser, Geometry, Grid, Sphere, Structure
 from unot_fast.geometry.cells import pooled
+from unot_fast.ops.compiling import constant_object_when_compiled
 from unot_fast.solver.dispatch import half_step, prolong
 
 _SQUARE = 1.15  # longest side by shortest
@@ -50,24 +51,7 @@ class Level:
         ValueError
             The geometry has other points on the target's side, or is far from square.
         """
-        cache = geom.__dict__.setdefault("_network_levels", {})
-        key = None if cells is None else tuple(cells)
-        if key not in cache:
-            cache[key] = cls._of(geom, key)
-        return cache[key]
-
-    @classmethod
-    def _of(cls, geom: Geometry, cells: tuple[int, ...] | None) -> Level:
-        whole = math.pi if isinstance(geom, Sphere) else 2.0
-        if geom.structure is not Structure.SEPARABLE and not isinstance(geom, Sphere):
-            whole = math.sqrt(2)
-        domain = geom.max_cost / whole
-        if isinstance(geom, Grid):
-            _check_square(geom)
-        if cells is None:
-            return cls(geom, domain, domain, None, geom)
-        coarser = geom.cells(cells)
-        return cls(coarser.geom, coarser.resolved, domain, coarser, geom)
+        return _level(geom, None if cells is None else tuple(cells))
 
     @property
     def points(self) -> int:
@@ -94,6 +78,27 @@ class Level:
         scale = between.to(a)[:, None, None]
         h = a.log() + f / scale
         return -scale * prolong(self.coarser, h, between.to(a), self.grid, backend)
+
+
+@constant_object_when_compiled
+def _level(geom: Geometry, cells: tuple[int, ...] | None) -> Level:
+    cache = geom.__dict__.setdefault("_network_levels", {})
+    if cells not in cache:
+        cache[cells] = _make_level(geom, cells)
+    return cache[cells]
+
+
+def _make_level(geom: Geometry, cells: tuple[int, ...] | None) -> Level:
+    whole = math.pi if isinstance(geom, Sphere) else 2.0
+    if geom.structure is not Structure.SEPARABLE and not isinstance(geom, Sphere):
+        whole = math.sqrt(2)
+    domain = geom.max_cost / whole
+    if isinstance(geom, Grid):
+        _check_square(geom)
+    if cells is None:
+        return Level(geom, domain, domain, None, geom)
+    coarser = geom.cells(cells)
+    return Level(coarser.geom, coarser.resolved, domain, coarser, geom)
 
 
 def _check_square(geom: Grid) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from unot_fast.geometry import Geometry, Grid, Sphere
 from unot_fast.models import weights
 from unot_fast.models.unot import UNOT
+from unot_fast.ops.compiling import constant_object_when_compiled
 
 
 def unot_start(a: Tensor, b: Tensor, geom: Geometry, epsilon: Tensor) -> Tensor:
@@ -20,14 +21,19 @@ def unot_start(a: Tensor, b: Tensor, geom: Geometry, epsilon: Tensor) -> Tensor:
     ValueError
         There is none, or epsilon is outside its range.
     """
+    with torch.no_grad():
+        return _network(geom, a.device)(a, b, geom, epsilon)
+
+
+@constant_object_when_compiled
+def _network(geom: Geometry, device: torch.device) -> UNOT:
     name = _name(geom)
     if name not in weights.pretrained():
         raise ValueError(
             f"init='unot': no trained network has the cost of {geom!r}; there are "
             + ", ".join(map(repr, weights.pretrained()))
         )
-    with torch.no_grad():
-        return _network(name, a.device)(a, b, geom, epsilon)
+    return _loaded(name, device)
 
 
 def _name(geom: Geometry) -> str | None:
@@ -37,5 +43,5 @@ def _name(geom: Geometry) -> str | None:
 
 
 @functools.cache
-def _network(name: str, device: torch.device) -> UNOT:
+def _loaded(name: str, device: torch.device) -> UNOT:
     return weights.load(name).to(device)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import operator
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -15,6 +17,7 @@ from unot_fast.models.inputs import DUST, Inputs, count, inputs, masses, sweep
 from unot_fast.models.level import Level
 from unot_fast.models.mlp import ResidualMLP
 from unot_fast.models.network import FourierNetwork
+from unot_fast.ops.compiling import constant_object_when_compiled
 from unot_fast.solver.dispatch import backend_for
 
 
@@ -164,12 +167,7 @@ class UNOT(nn.Module):
 
     def geometry(self, shape: tuple[int, int]) -> Geometry:
         """The unit square, or a sphere, of so many points, with the network's cost."""
-        key = tuple(shape)
-        cache = self.__dict__.setdefault("_geometries", {})
-        if key not in cache:
-            sphere = self.config.cost == "geodesic"
-            cache[key] = Sphere(*key) if sphere else Grid(key, self.config.cost)
-        return cache[key]
+        return _unit(self.config.cost, *map(operator.index, shape))
 
     def level(self, geom: Geometry) -> Level:
         """The network's own grid for measures on a geometry.
@@ -235,6 +233,12 @@ class UNOT(nn.Module):
 
     def extra_repr(self) -> str:
         return str(self.config)
+
+
+@constant_object_when_compiled
+@lru_cache(64)
+def _unit(cost: str, *shape: int) -> Geometry:
+    return Sphere(*shape) if cost == "geodesic" else Grid(shape, cost)
 
 
 class _Fourier(FourierNetwork):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TypeVar
+
+import torch
 
 F = TypeVar("F", bound=Callable)
 
@@ -16,3 +19,30 @@ def constant_when_compiled(function: F) -> F:
     """
     function._dynamo_marked_constant = True
     return function
+
+
+class _Kept:
+    """Objects that compiled graphs were made with, by their names."""
+
+
+_kept = _Kept()
+
+
+def constant_object_when_compiled(function: F) -> F:
+    """`constant_when_compiled` for a function that returns an object, or a list of them.
+
+    The compiler accepts objects only where it can tell their place, so that they are kept in one.
+    """
+
+    @constant_when_compiled
+    def keep(*args) -> str:
+        made = function(*args)
+        name = f"{function.__name__}_{id(made)}"
+        setattr(_kept, name, made)
+        return name
+
+    @functools.wraps(function)
+    def call(*args):
+        return getattr(_kept, keep(*args)) if torch.compiler.is_compiling() else function(*args)
+
+    return call

@@ -11,7 +11,7 @@ from torch import Tensor
 from unot_fast.geometry import Coarser, Geometry, Grid, Structure
 from unot_fast.geometry.cells import blocks, pooled, spread
 from unot_fast.ops import Solution, sinkhorn_multiscale
-from unot_fast.ops.compiling import constant_when_compiled
+from unot_fast.ops.compiling import constant_object_when_compiled, constant_when_compiled
 from unot_fast.solver.dispatch import costs_on, prolong, solve
 from unot_fast.solver.gaussian import gaussian_start
 
@@ -161,7 +161,7 @@ def _level_epsilons(levels: list[Coarser], pyramid: Pyramid) -> list[float]:
     ]
 
 
-@constant_when_compiled
+@constant_object_when_compiled
 def _levels(geom: Geometry, coarsest: int) -> list[Coarser]:
     """Coarser geometries, the finest first; made once per geometry."""
     cache = geom.__dict__.setdefault("_pyramid_levels", {})

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry import Geometry
-from unot_fast.solver.dispatch import backend_for, solve
+from unot_fast.solver.dispatch import backend_for, costs_on, solve
 from unot_fast.solver.gaussian import gaussian_start
 from unot_fast.solver.multiscale import Pyramid, multiscale_start, solve_multiscale
 from unot_fast.solver.result import OTResult
@@ -130,7 +130,7 @@ def sinkhorn(
     problems = prepare(a, b, geom, epsilon, normalize, dtype, validate)
     tol, criterion, max_iter, weight = check_options(tol, criterion, max_iter, overrelaxation)
     backend = backend_for(backend, geom, problems.a.device)
-    structure, _ = geom.kernel_costs
+    structure, _ = costs_on(geom, problems.a.device)
     options = {
         "tol": tol,
         "criterion": criterion,

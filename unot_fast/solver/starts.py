@@ -8,6 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from unot_fast.geometry import Geometry
+from unot_fast.ops.compiling import constant_object_when_compiled
 
 Start = Callable[[Tensor, Tensor, Geometry, Tensor], Tensor]
 
@@ -32,6 +33,7 @@ def registered() -> list[str]:
     return sorted(_REGISTERED)
 
 
+@constant_object_when_compiled
 def find_start(name: str) -> Start | None:
     """The function of a name, if there is one."""
     if name not in _REGISTERED:
