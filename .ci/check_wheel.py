@@ -42,7 +42,7 @@ def main(path: Path) -> None:
         assert metadata["Version"] == match[1]
         assert metadata["License-Expression"] == "MIT"
         torch = [r for r in metadata.get_all("Requires-Dist") if r.startswith("torch")]
-        assert torch == ["torch>=2.8"], torch  # no upper bound: no torch is ever replaced
+        assert torch == ["torch>=2.9"], torch  # no upper bound: no torch is ever replaced
         assert any(n.startswith(f"{info}/licenses/") for n in names)
 
         wheel.extractall(folder)

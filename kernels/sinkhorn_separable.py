@@ -339,7 +339,21 @@ def _row(
                 w, cap, best, anchor = _adapted(k, error, w, cap, best, anchor)
         # The first update of f has no predecessor to go beyond.
         _relax(a, log_a, f, total, h, size, tl.where(k == 0, 1.0, w), BLOCK)
+    else:
+        _complete(a, f, total, size, BLOCK)
     return running, solved, steady, error, mass, cost, w, cap, best, anchor
+
+
+@triton.jit
+def _complete(mass, potential, total, size, BLOCK: tl.constexpr):
+    """Where there is no mass, the half-step from where the other side is now.
+
+    No update of the other side sees the potential there, and none may have followed it.
+    """
+    for at in range(0, size, BLOCK):
+        i = at + tl.arange(0, BLOCK)
+        empty = (i < size) & (tl.load(mass + i, mask=i < size, other=1.0) == 0)
+        tl.store(potential + i, -tl.load(total + i, mask=empty, other=0.0), mask=empty)
 
 
 @triton.jit
@@ -367,8 +381,8 @@ def _measure(a, f, total, mean, size, scale, MEAN: tl.constexpr, BLOCK: tl.const
 def _relax(mass, log_mass, potential, total, h, size, w, BLOCK: tl.constexpr):
     """Update a potential, overrelaxed by ``w``, and h = potential + log mass.
 
-    The step beyond the plain update saturates at log(w / (2 - w)). Returns the error that it
-    leaves in its own marginal, which is none for w = 1.
+    The step beyond the plain update, taken where there is mass, saturates at log(w / (2 - w)).
+    Returns the error that it leaves in its own marginal, which is none for w = 1.
     """
     dtype = mass.dtype.element_ty
     w = w.to(dtype)
@@ -380,11 +394,11 @@ def _relax(mass, log_mass, potential, total, h, size, w, BLOCK: tl.constexpr):
         step = plain - tl.load(potential + i, mask=inside, other=0.0)
         tail = tl.exp2(-tl.abs(step))
         beyond = tl.log2(w + (2 - w) * tail) - tl.log2(2 - w + w * tail)
-        beyond = tl.where(step > 0, beyond, -beyond)
+        m = tl.load(mass + i, mask=inside, other=0.0)
+        beyond = tl.where(m == 0, 0.0, tl.where(step > 0, beyond, -beyond))
         new = plain + beyond
         tl.store(potential + i, new, mask=inside)
         tl.store(h + i, new + tl.load(log_mass + i, mask=inside, other=0.0), mask=inside)
-        m = tl.load(mass + i, mask=inside, other=0.0)
         error += m * tl.abs(tl.exp2(beyond) - 1)
     return tl.sum(error)
 

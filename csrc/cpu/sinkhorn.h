@@ -275,6 +275,16 @@ Update scale(Team& team, int64_t size, const T* S, const T* mass, const T* old, 
   });
 }
 
+// Where there is no mass, no update of the other side sees a scaling, and none may have followed it:
+// the half-step from where the other side is now.
+template <class T>
+void complete(Team& team, int64_t size, const T* S, const T* mass, T* scaling) {
+  const auto [from, to] = team.share(size, W<T>);
+  for (int64_t i = from; i < to; i += W<T>)
+    store(scaling + i, select(load(mass + i) == T(0), reciprocal(load(S + i)), load(scaling + i)));
+  team.barrier();
+}
+
 // Scales v, and with it f and g against each other, so that the sums of both sides have their
 // logarithms around half of the kernel's shift.
 inline void centre(Team& team, const Geometry& geo, Scalings<float>& s, float* v, double shift) {
@@ -345,6 +355,8 @@ void solve_scaling(Team& team, const Geometry& geo, Workspace& p, Kernel& kernel
         return;
       if (control.observe(error, cost)) {
         if (control.cost_at_the_end()) control.cost = kernel.cost(team, forward, backward);
+        complete(team, n, s.S.data(), a.data(), state.u(s));
+        complete(team, m, s.Z.data(), b.data(), state.v(s));
         state.next = Phase::kDone;
         return;
       }
@@ -370,6 +382,11 @@ class LogSolver {
     const auto& [a, b] = p.measures<double>(team);
     each(team, la_, [&](int64_t i) { store(&la_[i], vlog(load(&a[i]))); });
     each(team, lb_, [&](int64_t i) { store(&lb_[i], vlog(load(&b[i]))); });
+    const auto sum_on_target = [&] {
+      add(team, p.f, la_, k_);
+      kernel_.backward(team, k_.data(), M_.data());
+    };
+    if (state.next == Phase::kRow) sum_on_target();
     for (;;) {
       const bool started = state.next == Phase::kRow;
       add(team, p.g, lb_, h_);
@@ -380,14 +397,14 @@ class LogSolver {
         const double cost = control.cost_every_iteration() ? transport_cost(team, a, p.f) : 0.0;
         if (control.observe(row.error + state.column_error, cost)) {
           if (control.cost_at_the_end()) control.cost = transport_cost(team, a, p.f);
+          complete(team, a, L_, p.f);
+          complete(team, b, M_, p.g);
           state.next = Phase::kDone;
           return;
         }
       }
       relax(team, p.f, L_, control.w, !started);
-
-      add(team, p.f, la_, k_);
-      kernel_.backward(team, k_.data(), M_.data());
+      sum_on_target();
       relax(team, p.g, M_, control.w, false);
       state.next = Phase::kRow;
       state.column_error = marginal(team, b, p.g, M_).error;
@@ -430,6 +447,12 @@ class LogSolver {
       const Vec<double> next = -load(&l[i]);
       const Vec<double> s = vexp(vmax(vmin(load(&x[i]) - next, splat(690.0)), splat(-690.0)));
       store(&x[i], plain || w == 1.0 ? next : next + vlog(r.factor(s)));
+    });
+  }
+  // As in the scaling domain.
+  static void complete(Team& team, const Buffer& mass, const Buffer& l, Buffer& x) {
+    each(team, x, [&](int64_t i) {
+      store(&x[i], select(load(&mass[i]) == 0.0, -load(&l[i]), load(&x[i])));
     });
   }
   double transport_cost(Team& team, const Buffer& a, const Buffer& f) {

@@ -33,16 +33,20 @@ class LogSolve {
         const double cost = control.cost_every_iteration() ? transport_cost(a, f) : 0.0;
         if (control.observe(row.error + state.column_error, cost)) {
           if (control.cost_at_the_end()) control.cost = transport_cost(a, f);
+          // Where there is no mass: see ScalingSolve::complete_source.
+          each(n, [&](int i, int j) {
+            if (a(i, j) == 0) f(i, j) = -space_.u[i * n.ld<double>() + j];
+          });
           state.next = Phase::kDone;
           return;
         }
       }
-      relax(n, f, space_.u, control.w, !started);
+      relax(n, a, f, space_.u, control.w, !started);
       add(n, a, f);
       log_.backward([&](int i, int j, double sum, double) {
         space_.v[i * m.ld<double>() + j] = sum;
       });
-      relax(m, g, space_.v, control.w, false);
+      relax(m, b, g, space_.v, control.w, false);
       state.next = Phase::kRow;
       state.column_error = marginal(m, b, g, space_.v).error;
       ++control.k;
@@ -78,12 +82,12 @@ class LogSolve {
     level_.group.sum(parts, parity_, total);
     return {total[0], total[1]};
   }
-  template <class P>
-  DEVICE void relax(const Side& s, P potential, const double* sums, double w, bool plain) {
+  template <class M, class P>
+  DEVICE void relax(const Side& s, M mass, P potential, const double* sums, double w, bool plain) {
     const double p = w, q = 2.0 - w;
     each(s, [&](int i, int j) {
       const double next = -sums[i * s.ld<double>() + j];
-      if (plain || w == 1.0) {
+      if (plain || w == 1.0 || mass(i, j) == 0) {
         potential(i, j) = next;
         return;
       }

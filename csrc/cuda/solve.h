@@ -164,8 +164,9 @@ class ScalingSolve {
     each(s, [&](int i, int j) {
       const int at = i * s.ld<T>() + j;
       const T S = sums[at], product = first ? T(1) : scaling[at] * S;
-      const T next = plain ? reciprocal(S)
-                           : relaxed(S, product < most_ratio ? product : most_ratio, p, q);
+      const T next = plain || mass[at] == 0
+                         ? reciprocal(S)
+                         : relaxed(S, product < most_ratio ? product : most_ratio, p, q);
       if (!plain) {
         const T ratio = next * S;
         after_ += mass[at] * (ratio > 1 ? ratio - 1 : 1 - ratio);
@@ -207,8 +208,10 @@ class ScalingSolve {
           return;
         control.mass = row.mass;
         const bool each_time = control.cost_every_iteration();
+        if (each_time) complete_source();
         const double cost = each_time ? transport_cost() : 0.0;
         if (control.observe(error, cost)) {
+          if (!each_time) complete_source();
           if (control.cost_at_the_end()) control.cost = transport_cost();
           state.next = Phase::kDone;
           return;
@@ -236,6 +239,15 @@ class ScalingSolve {
     return true;
   }
 
+  // Where there is no mass, no update of the other side sees a scaling, and none may have followed
+  // it: the half-step from where the other side is now, as `update` takes it there.
+  DEVICE NOINLINE void complete_source() {
+    const T* const sums = product_.sums();
+    each(level_.n, [&](int i, int j) {
+      const int at = i * level_.n.ld<T>() + j;
+      if (space_.a[at] == 0) space_.u[at] = reciprocal(sums[at]);
+    });
+  }
   // <C, P> right after a product forward; leaves kernel and operand in disorder.
   DEVICE NOINLINE double transport_cost() {
     const T own = product_.cost([this] { enter(level_.m, space_.b, space_.v); });

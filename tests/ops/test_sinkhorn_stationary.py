@@ -75,7 +75,8 @@ def test_every_instruction_set(monkeypatch, isa, geom):
 
 @pytest.mark.parametrize("geom", [GEOMETRIES[1], GEOMETRIES[7]], ids=repr)
 def test_single_precision_follows_double(geom):
-    a, b = adversarial(geom.shape, geom.target_shape)
+    # What is nothing in single precision is nothing in either.
+    a, b = (torch.where(x > 1e-37, x, 0.0) for x in adversarial(geom.shape, geom.target_shape))
     epsilon = torch.logspace(-3, 0, len(a), dtype=torch.float64)
     double = solve(a, b, geom, epsilon)
     single = solve(a.float(), b.float(), geom, epsilon)

@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 import unot_fast
 from unot_fast import Grid
+from unot_fast.ops import _cuda, sinkhorn_separable
 
 GRID = Grid((3, 4))
 GOOD = torch.full((3, 4), 1 / 12, dtype=torch.float64)
@@ -71,6 +72,7 @@ def test_bad_measures(side, measure, error, message):
         (dict(overrelaxation=2), ValueError, "overrelaxation must be"),
         (dict(overrelaxation=0.5), ValueError, "overrelaxation must be"),
         (dict(overrelaxation="fast"), ValueError, "overrelaxation must be"),
+        (dict(overrelaxation=None), ValueError, "overrelaxation must be"),
         (dict(backend="tpu"), ValueError, "backend must be"),
         (dict(dtype=torch.int32), ValueError, "dtype must be"),
     ],
@@ -167,3 +169,61 @@ def test_solved_plans_are_plans(a, b, eps):
     if bool(result.converged):
         assert float(rows + columns) < 1e-3 + 1e-12
     assert 0 <= float(result.cost) <= GRID.max_cost * (1 + float(result.marginal_error)) + 1e-12
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        dict(coarsest=0),
+        dict(coarsest="a"),
+        dict(tol=math.nan),
+        dict(max_iter=-1),
+        dict(resolution=-1),
+    ],
+)
+def test_bad_pyramids(kwargs):
+    with pytest.raises(ValueError, match=f"{next(iter(kwargs))} must be"):
+        unot_fast.Pyramid(**kwargs)
+
+
+@pytest.mark.parametrize(
+    "geom", [GRID, unot_fast.Grid((6, 6), "euclidean"), unot_fast.Sphere(6, 8)]
+)
+def test_a_batch_of_no_pairs(geom):
+    a, b = torch.rand(2, 0, *geom.shape)
+    r = unot_fast.sinkhorn(a, b, geom, 0.1, normalize=True)
+    assert r.apply(torch.rand(0, 3, *geom.shape)).shape == (0, 3, *geom.shape)
+    assert r.plan().shape == (0, *geom.shape, *geom.shape)
+    assert r.barycentric_map().shape[0] == r.interpolate(0.5).shape[0] == 0
+
+
+def test_a_cost_with_parameters_is_refused():
+    scale = torch.ones((), requires_grad=True)
+    with pytest.raises(ValueError, match="cost must not require a gradient"):
+        unot_fast.Grid((5, 5), lambda d: scale * d.norm(dim=-1))
+
+
+def test_integers_of_numpy_are_taken():
+    grid = unot_fast.Grid((np.int64(5), np.int32(4)))
+    assert grid.shape == unot_fast.Sphere(np.int64(5), np.int64(4)).shape == (5, 4)
+    a, b = torch.rand(2, 5, 4)
+    options = dict(tol=np.float32(1e-3), max_iter=np.int64(7), normalize=True)
+    assert unot_fast.sinkhorn(a, b, grid, np.float32(0.1), **options).n_iters <= 7
+
+
+def test_operators_refuse_what_their_kernels_cannot_see():
+    a, b = torch.rand(2, 3, 5, 5)
+    costs = [torch.rand(5, 5).double()] * 2
+    epsilon = torch.full((3,), 0.1, dtype=torch.float64)
+    options = dict(tol=1e-3, criterion="marginal", max_iter=5, overrelaxation=None, backend="cpu")
+    for wrong, message in (
+        ((a.half(), b.half(), costs, epsilon, b.half()), "a must be float32 or float64"),
+        ((a, b.double(), costs, epsilon, b), "b must have the dtype of a"),
+        ((a, b[:2], costs, epsilon, b), "b must have shape"),
+        ((a, b, costs, epsilon[:2], b), "epsilon must have shape"),
+        ((a, b, [costs[0][:4]] * 2, epsilon, b), "a must have shape"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            sinkhorn_separable(*wrong, **options)
+    with pytest.raises(ValueError, match="one or two axes"):
+        _cuda._separable((4, 4, 4), (4, 4, 4), (None,) * 3)

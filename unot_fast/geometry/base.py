@@ -3,14 +3,42 @@
 from __future__ import annotations
 
 import enum
+import functools
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from unot_fast.geometry.lines import LineCost
+
+F = TypeVar("F", bound=Callable)
+
+
+def lasting(function: F) -> F:
+    """For tensors that are kept: on the CPU whatever the default device, and good for autograd
+    even where they are first needed in inference mode."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        with torch.inference_mode(False), torch.device("cpu"):
+            return function(*args, **kwargs)
+
+    return call
+
+
+def is_count(n: object, least: int = 1) -> bool:
+    """Whether an argument is an integer, of Python's or of numpy's, of at least this."""
+    return isinstance(n, Integral) and not isinstance(n, bool) and n >= least
+
+
+def is_size(x: object) -> bool:
+    """Whether an argument is a finite number that is not negative."""
+    return isinstance(x, Real) and not isinstance(x, bool) and 0 <= x < math.inf
 
 
 class Structure(enum.Enum):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from unot_fast.geometry.base import Coarser, Geometry, Structure
+from unot_fast.geometry.base import Coarser, Geometry, Structure, is_count, lasting
 from unot_fast.geometry.cells import block_middles, blocks, spread
 from unot_fast.geometry.lines import CELL_BLUR, LineCost, pairs
 
@@ -70,6 +71,7 @@ class Grid(Geometry):
 
     _blur = 0.0  # added to squared distances, between cells
 
+    @lasting
     def __init__(
         self,
         shape: int | Sequence[int],
@@ -102,6 +104,7 @@ class Grid(Geometry):
         self._set_costs()
 
     @classmethod
+    @lasting
     def from_coordinates(
         cls,
         coordinates: Sequence[Tensor],
@@ -181,6 +184,7 @@ class Grid(Geometry):
         return "stationary", (self.lines.table, self.lines.row_class)
 
     @functools.cached_property
+    @lasting
     def lines(self) -> LineCost:
         spacing = _spacing(self.coordinates[-1], self.target_coordinates[-1])
         if spacing is None:
@@ -190,6 +194,7 @@ class Grid(Geometry):
             )
         return self._lines(self.coordinates, self.target_coordinates, spacing, blur=self._blur)
 
+    @lasting
     def halved(self) -> Coarser:
         """The grid on cells of two points per axis."""
         pools, coordinates = [], []
@@ -213,6 +218,7 @@ class Grid(Geometry):
             resolved = float((neighbours - at_rest).abs().max()) / 4
         return Coarser(coarse, *pools, prolongation, resolved=resolved)
 
+    @lasting
     def cells(self, shape: Sequence[int]) -> Coarser:
         if self.shape != self.target_shape or not all(
             map(torch.equal, self.coordinates, self.target_coordinates)
@@ -270,6 +276,8 @@ class Grid(Geometry):
             raise ValueError(
                 f"cost must map displacements {tuple(d.shape)} to {tuple(d.shape[:-1])}; got {got}"
             )
+        if cost.requires_grad:
+            raise ValueError("cost must not require a gradient: solutions have none in the cost")
         return cost.double()
 
     def _lines(
@@ -333,12 +341,12 @@ def _equal(axis: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
 
 
 def _as_shape(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    sizes = (shape,) if isinstance(shape, Integral) else tuple(shape)
     if not 1 <= len(sizes) <= 3:
         raise ValueError(f"{name} must have 1, 2 or 3 axes; got {sizes}")
-    if any(not isinstance(n, int) or n < 1 for n in sizes):
+    if not all(map(is_count, sizes)):
         raise ValueError(f"{name} must hold positive integers; got {sizes}")
-    return sizes
+    return tuple(map(int, sizes))
 
 
 def _exponent(cost: str | Displacement, p: float | None) -> float:

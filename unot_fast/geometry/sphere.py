@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unot_fast.geometry.base import Coarser, Geometry, Structure
+from unot_fast.geometry.base import Coarser, Geometry, Structure, is_count, lasting
 from unot_fast.geometry.cells import block_middles, blocks, pooled
 from unot_fast.geometry.lines import CELL_BLUR, LineCost, pairs
 
@@ -64,6 +64,7 @@ class Sphere(Geometry):
     structure = Structure.SPHERICAL
     _blur = (0.0, 0.0)  # added to squared distances, between cells: of latitudes, of longitudes
 
+    @lasting
     def __init__(
         self,
         nlat: int,
@@ -74,7 +75,7 @@ class Sphere(Geometry):
         grid: str = "equiangular",
     ):
         for name, n, least in (("nlat", nlat, 2), ("nlon", nlon, 1)):
-            if not isinstance(n, int) or n < least:
+            if not is_count(n, least):
                 raise ValueError(f"{name} must be an integer >= {least}; got {n!r}")
         if grid not in GRIDS:
             raise ValueError(f"grid must be one of {GRIDS}; got {grid!r}")
@@ -85,13 +86,14 @@ class Sphere(Geometry):
         self.grid = grid
 
     @classmethod
+    @lasting
     def published(cls, n: int) -> Sphere:
         """The n x n grid and cost of the published spherical model.
 
         Latitudes and longitudes run over ``linspace`` with both ends, so that every pole stands n
         times and the seam twice; there are no areas; the cost is the angle divided by 10.
         """
-        if not isinstance(n, int) or n < 2:
+        if not is_count(n, 2):
             raise ValueError(f"n must be an integer >= 2; got {n!r}")
         sphere = cls.__new__(cls)
         latitudes = torch.linspace(-math.pi / 2, math.pi / 2, n, dtype=torch.float64)
@@ -152,6 +154,7 @@ class Sphere(Geometry):
         blur = self._blur[0] + self._blur[1] * own[:, None] * level
         return self._distance_cost((x - y).norm(dim=-1), (x + y).norm(dim=-1), blur)
 
+    @lasting
     def halved(self) -> Coarser:
         """The sphere on cells of two circles and two longitudes."""
         nlat, nlon = self.shape
@@ -171,6 +174,7 @@ class Sphere(Geometry):
         resolved = self.scale * width**self.p * 4 ** (min(self.p, 2.0) - 2)
         return Coarser(coarse, (rows, columns), (rows, columns), prolongation, resolved)
 
+    @lasting
     def cells(self, shape: Sequence[int]) -> Coarser:
         nlat, nlon = shape
         pools = blocks(self.shape[0], nlat), blocks(self.shape[1], nlon)

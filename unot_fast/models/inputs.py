@@ -10,6 +10,7 @@ from torch import Tensor
 from unot_fast.geometry import Geometry, Sphere, Structure
 from unot_fast.models.level import Level
 from unot_fast.ops import Solution, normalise
+from unot_fast.ops.folding import all_values
 from unot_fast.solver.dispatch import backend_for, solve
 from unot_fast.solver.gaussian import gaussian_start
 from unot_fast.solver.multiscale import Pyramid, solve_multiscale
@@ -83,8 +84,8 @@ def masses(mu: Tensor, nu: Tensor) -> tuple[Tensor, Tensor]:
     for name, x in (("mu", mu), ("nu", nu)):
         total = x.sum((-2, -1), keepdim=True)
         if not torch.compiler.is_compiling():
-            valid = (x >= 0).all() & (total > 0).all() & total.isfinite().all()
-            if not bool(valid):
+            x_, total_ = all_values(x), all_values(total)
+            if not bool((x_ >= 0).all() & (total_ > 0).all() & total_.isfinite().all()):
                 raise ValueError(f"{name} must be finite, non-negative and not zero everywhere")
         scaled.append(x / total)
     return scaled[0], scaled[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import operator
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,9 @@ from unot_fast.models.inputs import DUST, Inputs, count, inputs, masses, sweep
 from unot_fast.models.level import Level
 from unot_fast.models.mlp import ResidualMLP
 from unot_fast.models.network import FourierNetwork
+from unot_fast.ops.autocast import in_full_precision
 from unot_fast.ops.compiling import constant_object_when_compiled
+from unot_fast.ops.folding import all_values
 from unot_fast.solver.dispatch import backend_for
 
 
@@ -72,6 +75,7 @@ class UNOT(nn.Module):
         """Where a call does not say."""
         return self.config.default_epsilon
 
+    @in_full_precision
     def forward(
         self,
         mu: Tensor,
@@ -107,9 +111,12 @@ class UNOT(nn.Module):
         """
         level = self.level(self.geometry(mu.shape[-2:]) if geom is None else geom)
         _check_shapes(mu, nu, level.grid)
+        if mu.numel() == 0:
+            return torch.zeros_like(nu)
         dtype = next(self.parameters()).dtype
-        flat = (-1, *level.grid.shape)
-        a, b = masses(*(x.detach().to(dtype).reshape(flat) for x in (mu, nu)))
+        real = torch.promote_types(dtype, torch.float32)
+        flat = (math.prod(mu.shape[:-2]), *level.grid.shape)
+        a, b = masses(*(x.detach().to(real).reshape(flat) for x in (mu, nu)))
         epsilon = self._epsilons(epsilon, level, mu.shape[:-2], a)
         backend = backend_for("auto", level.grid, a.device)
         cells = [level.pool(x).clamp_min(DUST / level.points) for x in (a, b)]
@@ -128,7 +135,9 @@ class UNOT(nn.Module):
         """The potential g on the network's own grid, in units of epsilon."""
         if not self.corrects:
             return inputs.start
-        return inputs.start + self.network(inputs.planes, inputs.scalars)[:, 0]
+        dtype = next(self.parameters()).dtype
+        found = self.network(inputs.planes.to(dtype), inputs.scalars.to(dtype))
+        return inputs.start + found[:, 0].to(inputs.start)
 
     def without_network(self) -> UNOT:
         """The start that the network corrects: the same sweeps and way to the grid, alone.
@@ -203,7 +212,8 @@ class UNOT(nn.Module):
             ) from None
         if not torch.compiler.is_compiling():
             low, high = (x * level.domain for x in self.config.epsilon)
-            if not bool(((given > 0.99 * low) & (given < 1.01 * high)).all()):
+            values = all_values(given)
+            if not bool(((values > 0.99 * low) & (values < 1.01 * high)).all()):
                 raise ValueError(
                     f"epsilon must be within [{low:.3g}, {high:.3g}] on {level.grid!r}, which the "
                     f"network was trained for; got {epsilon}"
@@ -267,6 +277,8 @@ class _Fourier(FourierNetwork):
 
 def _check_shapes(mu: Tensor, nu: Tensor, geom: Geometry) -> None:
     for name, x in (("mu", mu), ("nu", nu)):
+        if not x.is_floating_point():
+            raise TypeError(f"{name} must be floating point; got {x.dtype}: convert it")
         if tuple(x.shape[-2:]) != tuple(geom.shape):
             raise ValueError(
                 f"{name} must have shape (*batch, {geom.shape[0]}, {geom.shape[1]}); "

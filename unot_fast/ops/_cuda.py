@@ -288,6 +288,11 @@ def _stationary(
 
 
 def _set_shape(level: _Level, shape: Sequence[int], target_shape: Sequence[int]) -> None:
+    if len(shape) > 2:
+        raise ValueError(
+            f"the CUDA kernels take separable costs on one or two axes; got {len(shape)}: "
+            "backend='triton' takes more"
+        )
     level.n[:] = (1, *shape)[-2:]
     level.m[:] = (1, *target_shape)[-2:]
 

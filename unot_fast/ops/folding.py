@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 
 def folding(info, *dims: int | None) -> Callable:
@@ -18,6 +20,18 @@ def folding(info, *dims: int | None) -> Callable:
         return [x.flatten(0, 1) for x in moved]
 
     return fold
+
+
+def is_transformed(x: Tensor) -> bool:
+    """Whether a tensor stands for others inside torch.vmap or another transform, run eagerly."""
+    return not torch.compiler.is_compiling() and is_functorch_wrapped_tensor(x)
+
+
+def all_values(x: Tensor) -> Tensor:
+    """What a tensor inside torch.vmap stands for, of all indices at once: values can be read."""
+    while is_transformed(x):
+        x = get_unwrapped(x)
+    return x
 
 
 def register_vmap(operator: str, *batched: int) -> None:

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.folding import folding
 from unot_fast.ops.scaled_kernel import scaled_kernel
 
@@ -95,6 +96,7 @@ def _vmap(info, in_dims, a, b, costs, *rest):
 
 
 torch.library.register_vmap("unot_fast::potentials_vjp", _vmap)
+keep_single("potentials_vjp")
 
 
 @torch.library.impl("unot_fast::potentials_vjp", "CompositeExplicitAutograd")

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
 
 from unot_fast.ops import _cpu, _cuda
 from unot_fast.ops.backends import available, cpu_library
+from unot_fast.ops.folding import is_transformed
 
 
 class Normalised(NamedTuple):
@@ -61,9 +61,10 @@ def _plain(x: Tensor) -> bool:
     real = x.dtype is torch.float32 or x.dtype is torch.float64
     if not real or x.requires_grad or type(x) is not Tensor:
         return False
+    if is_transformed(x):
+        return False
     if x.device.type == "cuda":
-        transformed = torch.compiler.is_compiling() or is_functorch_wrapped_tensor(x)
-        return not transformed and available("cuda")
+        return not torch.compiler.is_compiling() and available("cuda")
     return x.device.type == "cpu"
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unot_fast.ops.folding import all_values
 from unot_fast.ops.separable_lse import separable_lse
 from unot_fast.ops.stationary_lse import stationary_lse
 
@@ -72,7 +73,8 @@ def _by_lse(data: Tensor, outer: Tensor, inner: Tensor, log_sum_exp) -> Tensor:
         return torch.exp(outer[:, None] + lse.unflatten(0, values.shape[:2]))
 
     positive = part(data.clamp_min(0))
-    return positive - part((-data).clamp_min(0)) if bool((data < 0).any()) else positive
+    signed = bool(all_values(data < 0).any())
+    return positive - part((-data).clamp_min(0)) if signed else positive
 
 
 class SeparableKernel(ScaledKernel):
@@ -91,11 +93,12 @@ class SeparableKernel(ScaledKernel):
         shape = (-1,) + (1,) * len(self.costs)
         self._f = self._f + centre.view(shape)
         self._g = self._g - centre.view(shape)
-        reach = max(float(self._f.abs().max()), float(self._g.abs().max()))
-        self.in_range = reach < _SAFE_EXPONENT
+        # A factor that is zero in float64 may stand between scalings that make up for it.
+        exponents = [self._f.abs(), self._g.abs(), *(c.max() / self.epsilon for c in self.costs)]
+        self.in_range = all(bool((all_values(x) < _SAFE_EXPONENT).all()) for x in exponents)
         if self.in_range:
             self._u, self._v = self._f.exp(), self._g.exp()
-            same = bool((self.epsilon == self.epsilon[0]).all())
+            same = bool(all_values(self.epsilon == self.epsilon[:1]).all())
             eps = self.epsilon[:1] if same else self.epsilon
             self._factors = [torch.exp(-c / eps.view(-1, 1, 1)) for c in self.costs]
 
@@ -219,6 +222,6 @@ def _contract(factors: Sequence[Tensor], x: Tensor, transpose: bool) -> Tensor:
     for k, factor in enumerate(factors):
         factor = factor.mT if transpose else factor
         moved = x.movedim(2 + k, -1)
-        flat = moved.reshape(moved.shape[0], -1, moved.shape[-1]) @ factor.mT
+        flat = moved.flatten(1, -2) @ factor.mT
         x = flat.reshape(*moved.shape[:-1], flat.shape[-1]).movedim(-1, 2 + k)
     return x

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
+from unot_fast.ops.folding import folding
 from unot_fast.ops.lse_gradient import lse_vjp
 
 torch.library.define(
@@ -57,20 +59,15 @@ torch.library.register_autograd("unot_fast::separable_lse", _backward, setup_con
 
 
 def _vmap(info, in_dims, h, costs, epsilon, backend):
-    """Fold the mapped dimension into the batch that the operator has anyway."""
-    h_dim, cost_dims, eps_dim, _ = in_dims
-    if any(d is not None for d in cost_dims):
+    if any(d is not None for d in in_dims[1]):
         raise ValueError("separable_lse: the costs are shared and cannot be vmapped over")
-    size = info.batch_size
-    h = h.movedim(h_dim, 0) if h_dim is not None else h.expand(size, *h.shape)
-    epsilon = (
-        epsilon.movedim(eps_dim, 0) if eps_dim is not None else epsilon.expand(size, *epsilon.shape)
-    )
-    out = separable_lse(h.flatten(0, 1), costs, epsilon.flatten(), backend=backend)
-    return out.unflatten(0, (size, -1)), 0
+    h, epsilon = folding(info, in_dims[0], in_dims[2])(h, epsilon)
+    out = separable_lse(h, costs, epsilon, backend=backend)
+    return out.unflatten(0, (info.batch_size, -1)), 0
 
 
 torch.library.register_vmap("unot_fast::separable_lse", _vmap)
+keep_single("separable_lse")
 
 
 def separable_lse(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor, *, backend: str) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.ops import sinkhorn_separable as plain
+from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.folding import folding
 
@@ -29,6 +30,9 @@ _MODULES = {"cpu": "unot_fast.ops._cpu", "cuda": "unot_fast.ops._cuda"}
 @torch.library.impl("unot_fast::sinkhorn_multiscale", "CompositeExplicitAutograd")
 def _impl(*args):
     *inputs, backend = args
+    a, b, costs, epsilon, *_ = inputs
+    shapes = zip(*(c.shape for c in costs), strict=True)
+    plain.check_problems("sinkhorn_multiscale", a, b, epsilon, None, *shapes)
     return implementation("sinkhorn_multiscale", backend, _MODULES)(*inputs)
 
 
@@ -63,6 +67,7 @@ def _vmap(info, in_dims, a, b, costs, epsilon, *options):
 
 
 torch.library.register_vmap("unot_fast::sinkhorn_multiscale", _vmap)
+keep_single("sinkhorn_multiscale")
 
 
 def sinkhorn_multiscale(

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.folding import folding
 from unot_fast.ops.implicit import potentials_vjp
+from unot_fast.ops.shapes import expect, expect_alike
 
 torch.library.define(
     "unot_fast::sinkhorn_separable",
@@ -47,8 +49,26 @@ class Solution(NamedTuple):
 
 @torch.library.impl("unot_fast::sinkhorn_separable", "CompositeExplicitAutograd")
 def _impl(a, b, costs, epsilon, g, tol, criterion, max_iter, overrelaxation, backend):
+    shapes = zip(*(c.shape for c in costs), strict=True)
+    check_problems("sinkhorn_separable", a, b, epsilon, g, *shapes)
     solve = implementation("sinkhorn_separable", backend, _MODULES)
     return solve(a, b, costs, epsilon, g, tol, criterion, max_iter, overrelaxation)
+
+
+def check_problems(
+    operator: str,
+    a: Tensor,
+    b: Tensor,
+    epsilon: Tensor,
+    g: Tensor | None,
+    shape: Sequence[int],
+    target_shape: Sequence[int],
+) -> None:
+    """Raise unless the problems are of one batch, on a geometry of these shapes."""
+    batch = a.shape[:1]
+    expect_alike(operator, a=a, b=b)
+    expect(operator, a=(a, (*batch, *shape)), b=(b, (*batch, *target_shape)))
+    expect(operator, epsilon=(epsilon, batch), g=(g, b.shape))
 
 
 def fake_solution(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
@@ -123,6 +143,7 @@ def _vmap(info, in_dims, a, b, costs, epsilon, g, *options):
 
 
 torch.library.register_vmap("unot_fast::sinkhorn_separable", _vmap)
+keep_single("sinkhorn_separable")
 
 
 def sinkhorn_separable(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.folding import folding
+from unot_fast.ops.shapes import expect
 from unot_fast.ops.sinkhorn_separable import (
     Solution,
+    check_problems,
     fake_solution,
     gradients,
     save_solution,
@@ -33,6 +36,11 @@ _MODULES = {
 @torch.library.impl("unot_fast::sinkhorn_stationary", "CompositeExplicitAutograd")
 def _impl(*args):
     *args, backend = args
+    a, b, table, row_class, epsilon, g, *_ = args
+    check_problems("sinkhorn_stationary", a, b, epsilon, g, a.shape[1:], b.shape[1:])
+    rows = [x.shape[1:-1].numel() for x in (a, b)]
+    length = a.shape[-1] + b.shape[-1] - 1
+    expect("sinkhorn_stationary", table=(table, (len(table), length)), row_class=(row_class, rows))
     return implementation("sinkhorn_stationary", backend, _MODULES)(*args)
 
 
@@ -66,6 +74,7 @@ def _vmap(info, in_dims, a, b, table, row_class, epsilon, g, *options):
 
 
 torch.library.register_vmap("unot_fast::sinkhorn_stationary", _vmap)
+keep_single("sinkhorn_stationary")
 
 
 def sinkhorn_stationary(

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
+from unot_fast.ops.folding import folding
 from unot_fast.ops.lse_gradient import lse_vjp
 
 torch.library.define(
@@ -58,6 +60,18 @@ def _backward(ctx, grad):
 torch.library.register_autograd(
     "unot_fast::stationary_lse", _backward, setup_context=_setup_context
 )
+
+
+def _vmap(info, in_dims, h, table, row_class, step, shape, epsilon, backend):
+    if in_dims[1] is not None or in_dims[2] is not None:
+        raise ValueError("stationary_lse: the cost is shared and cannot be vmapped over")
+    h, epsilon = folding(info, in_dims[0], in_dims[5])(h, epsilon)
+    out = stationary_lse(h, table, row_class, step, shape, epsilon, backend=backend)
+    return out.unflatten(0, (info.batch_size, -1)), 0
+
+
+torch.library.register_vmap("unot_fast::stationary_lse", _vmap)
+keep_single("stationary_lse")
 
 
 def stationary_lse(

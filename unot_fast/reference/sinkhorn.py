@@ -75,6 +75,9 @@ def _solve(a, b, cost, eps, g, tol, criterion, max_iter, overrelaxation):
         if converged:
             break
         weight.observe(k, float(error))
+    # Where there is no mass, the half-step from where the other side is now.
+    g = torch.where(b > 0, g, g_plain)
+    f = torch.where(a > 0, f, -eps * torch.logsumexp(log_b + (g - cost) / eps, dim=1))
     value = (f * a).sum() + (g * b).sum() - eps * (plan.sum() - 1)
     shift = (g * b).sum()
     return f + shift, g - shift, transport, value, error, k, converged, True

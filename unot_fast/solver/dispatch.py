@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry import Coarser, Geometry, LineCost
+from unot_fast.geometry.base import lasting
 from unot_fast.ops import (
     Solution,
     _cuda,
@@ -39,10 +40,15 @@ def costs_on(geom: Geometry, device: torch.device) -> tuple[str, tuple[Tensor, .
     """`Geometry.kernel_costs` on a device; copied there once."""
     cache = geom.__dict__.setdefault("_kernel_costs_on", {})
     if device not in cache:
-        structure, costs = geom.kernel_costs
-        moved = {id(c): c.to(device) for c in costs}  # what is shared stays so
-        cache[device] = structure, tuple(moved[id(c)] for c in costs)
+        cache[device] = _moved_costs(geom, device)
     return cache[device]
+
+
+@lasting
+def _moved_costs(geom: Geometry, device: torch.device) -> tuple[str, tuple[Tensor, ...]]:
+    structure, costs = geom.kernel_costs
+    moved = {id(c): c.to(device) for c in costs}  # what is shared stays so
+    return structure, tuple(moved[id(c)] for c in costs)
 
 
 def solve(a: Tensor, b: Tensor, geom: Geometry, epsilon: Tensor, g: Tensor, **options) -> Solution:

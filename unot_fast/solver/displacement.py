@@ -90,8 +90,9 @@ def _resample(y: Tensor, n: int) -> Tensor:
 def _push(log_u: Tensor, log_v: Tensor, costs: list[Tensor], landing: list[_Landing]) -> Tensor:
     n, m = costs[-1].shape
     log_u, log_v = log_u.reshape(-1, n), log_v.reshape(-1, m)
-    top_u, top_v = _finite_max(log_u), _finite_max(log_v)
-    log_u, log_v = log_u - top_u, log_v - top_v
+    # Rows without mass have a top of -inf, which takes every pair of theirs away.
+    top_u, top_v = log_u.amax(1, keepdim=True), log_v.amax(1, keepdim=True)
+    log_u, log_v = log_u - _finite(top_u), log_v - _finite(top_v)
     u, v = log_u.exp(), log_v.exp()
     last = costs[-1]
     in_range = float(last.max()) < _SAFE_EXPONENT
@@ -121,10 +122,8 @@ def _log_block(log_u: Tensor, log_v: Tensor, log_k: Tensor, i: Tensor, j: Tensor
     return torch.stack(rows)
 
 
-def _finite_max(x: Tensor) -> Tensor:
-    """Row maxima, shape (rows, 1); 0 for a row without mass."""
-    top = x.amax(1, keepdim=True)
-    return torch.where(top.isfinite(), top, 0.0)
+def _finite(x: Tensor) -> Tensor:
+    return torch.where(x.isfinite(), x, 0.0)
 
 
 def _push_pairs(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry import Coarser, Geometry, Grid, Structure
+from unot_fast.geometry.base import is_count, is_size, lasting
 from unot_fast.geometry.cells import blocks, pooled, spread
 from unot_fast.ops import Solution, sinkhorn_multiscale
 from unot_fast.ops.compiling import constant_object_when_compiled, constant_when_compiled
@@ -40,6 +41,15 @@ class Pyramid:
     tol: float | None = None
     max_iter: int = 200
     resolution: float = 0.4
+
+    def __post_init__(self) -> None:
+        for name in ("coarsest", "max_iter"):
+            if not is_count(n := getattr(self, name)):
+                raise ValueError(f"{name} must be a positive integer; got {n!r}")
+        if self.tol is not None and not is_size(self.tol):
+            raise ValueError(f"tol must be None or a finite number >= 0; got {self.tol!r}")
+        if not is_size(self.resolution):
+            raise ValueError(f"resolution must be a finite number >= 0; got {self.resolution!r}")
 
     def of_solve(self, tol: float, criterion: str) -> Pyramid:
         """The settings for a solve with these options."""
@@ -179,6 +189,7 @@ def _halved_levels(geom: Geometry, coarsest: int) -> list[Coarser]:
     return levels
 
 
+@lasting
 def _separable_levels(geom: Grid, coarsest: int) -> list[Coarser]:
     source, target = _halvings(geom.shape, coarsest), _halvings(geom.target_shape, coarsest)
     depth = max(len(source), len(target))
@@ -232,22 +243,26 @@ def _matrices(geom: Grid, coarsest: int, device: torch.device) -> Tensor:
     """All matrices of the levels in the order of `sinkhorn_multiscale`."""
     cache = geom.__dict__.setdefault("_pyramid_matrices", {})
     if (coarsest, device) not in cache:
-        levels = _levels(geom, coarsest)
-        last = levels[-1].geom if levels else geom
-        parts = [
-            matrix
-            for level in levels
-            for kind in (
-                level.geom.axis_costs,
-                level.prolongation,
-                level.pool_source,
-                level.pool_target,
-            )
-            for matrix in kind
-        ]
-        parts += [*last.coordinates, *last.target_coordinates]
-        cache[coarsest, device] = torch.cat([part.flatten() for part in parts]).to(device)
+        cache[coarsest, device] = _joined_matrices(geom, _levels(geom, coarsest)).to(device)
     return cache[coarsest, device]
+
+
+@lasting
+def _joined_matrices(geom: Grid, levels: list[Coarser]) -> Tensor:
+    last = levels[-1].geom if levels else geom
+    parts = [
+        matrix
+        for level in levels
+        for kind in (
+            level.geom.axis_costs,
+            level.prolongation,
+            level.pool_source,
+            level.pool_target,
+        )
+        for matrix in kind
+    ]
+    parts += [*last.coordinates, *last.target_coordinates]
+    return torch.cat([part.flatten() for part in parts])
 
 
 @constant_when_compiled

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unot_fast.geometry import Geometry
 from unot_fast.ops import Solution
+from unot_fast.ops.autocast import in_full_precision
 from unot_fast.ops.scaled_kernel import ScaledKernel, scaled_kernel
 from unot_fast.solver.displacement import displacement_interpolation
 from unot_fast.solver.validation import Problems
@@ -102,6 +103,7 @@ class OTResult:
             _total=total.detach(),
         )
 
+    @in_full_precision
     def apply(self, x: Tensor, *, transpose: bool = False) -> Tensor:
         r"""The plan times data, without forming it.
 
@@ -125,6 +127,7 @@ class OTResult:
         out = out * (outer * _column(self._total, outer))[:, None]
         return self._unflatten(out, channels).to(self.f.dtype)
 
+    @in_full_precision
     def barycentric_map(self) -> Tensor:
         r"""Conditional mean of the target point given the source point.
 
@@ -141,6 +144,7 @@ class OTResult:
         mean = (sums[:, :-1] / sums[:, -1:]).movedim(1, -1)
         return mean.reshape((*self.cost.shape, *mean.shape[1:])).to(self.f.dtype)
 
+    @in_full_precision
     def plan(self) -> Tensor:
         r"""The dense plan.
 
@@ -171,8 +175,9 @@ class OTResult:
             columns = (g / eps + b.double().log()).reshape(1, -1)
             plans.append((total * torch.exp(rows + columns - cost / eps)).to(self.f.dtype))
         shape = (*self.cost.shape, *self.geom.shape, *self.geom.target_shape)
-        return torch.stack(plans).reshape(shape)
+        return torch.stack(plans).reshape(shape) if plans else self.f.new_empty(shape)
 
+    @in_full_precision
     def interpolate(self, t: float) -> Tensor:
         r"""Displacement interpolation at time ``t`` as an image.
 
@@ -224,7 +229,7 @@ class OTResult:
                 f"got {tuple(x.shape)}"
             )
         channels = x.shape[lead : x.ndim - d]
-        return x.detach().double().reshape(mass.shape[0], -1, *mass.shape[1:]), channels
+        return x.detach().double().reshape(len(mass), channels.numel(), *mass.shape[1:]), channels
 
     def _unflatten(self, x: Tensor, channels: torch.Size) -> Tensor:
         return x.reshape((*self.cost.shape, *channels, *x.shape[2:]))

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry import Geometry
+from unot_fast.ops.autocast import in_full_precision
+from unot_fast.ops.folding import all_values
 from unot_fast.solver.dispatch import backend_for, costs_on, solve
 from unot_fast.solver.gaussian import gaussian_start
 from unot_fast.solver.multiscale import Pyramid, multiscale_start, solve_multiscale
@@ -14,6 +16,7 @@ from unot_fast.solver.starts import Start, find_start, registered
 from unot_fast.solver.validation import Problems, check_options, prepare
 
 
+@in_full_precision
 def sinkhorn(
     a: Tensor,
     b: Tensor,
@@ -90,7 +93,8 @@ def sinkhorn(
         Settings of the multiscale start.
     validate : bool
         Check the values of ``a``, ``b``, ``epsilon`` and ``init``, which reads from their device.
-        Switch off inside ``torch.compile`` or a CUDA graph, for inputs known to be valid.
+        Switch off inside ``torch.compile`` or a CUDA graph, for inputs known to be valid. Inside
+        ``torch.vmap`` they are checked for all indices at once.
 
     Returns
     -------
@@ -111,7 +115,8 @@ def sinkhorn(
     ``value`` by Danskin's theorem (its gradients are the potentials and the relative entropy of
     the plan), everything else by the implicit function theorem; no iteration is kept for it.
     Gradients are those at the returned potentials, so solve to a small ``tol`` for them. The start
-    and the diagnostics carry no gradient.
+    and the diagnostics carry no gradient. Where a measure has no mass its potential is the
+    half-step from the other one's. ``torch.autocast`` changes nothing.
 
     References
     ----------
@@ -189,6 +194,6 @@ def _start(
             raise ValueError(f"init must return a tensor of shape {tuple(b.shape)}; got {got}")
     else:
         raise TypeError(f"init must be a name, a tensor or a callable; got {type(init).__name__}")
-    if validate and not bool(g.isfinite().all()):
+    if validate and not bool(all_values(g).isfinite().all()):
         raise ValueError("init must be finite")
     return g.to(device=b.device, dtype=b.dtype).contiguous(), free

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from unot_fast.geometry import Geometry
+from unot_fast.geometry.base import is_count, is_size
 from unot_fast.ops import Normalised, normalise
+from unot_fast.ops.folding import all_values
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def prepare(
     (a, b), (total_a, total_b), gap = _masses(a.to(dtype), b.to(dtype), d, validate)
     if validate and not normalize and total_a.numel() and total_b.numel():
         if gap is None:
-            gap = float(((total_a - total_b).abs() / total_a).detach().max())
+            gap = float(all_values(((total_a - total_b).abs() / total_a).detach()).max())
         if not gap <= (1e-9 if exact else 1e-5):
             raise ValueError(
                 f"a and b must have equal totals (relative gap {gap:.1e}); "
@@ -122,7 +125,7 @@ def _masses(a: Tensor, b: Tensor, d: int, validate: bool) -> Normalised:
     if validate:
         for name, x, total in zip("ab", (a, b), totals, strict=True):
             if x.numel():
-                _check_values(name, x.detach(), total.detach())
+                _check_values(name, all_values(x.detach()), all_values(total.detach()))
     scaled = [
         (x.contiguous().double() / total.view(*total.shape, *(1,) * d)).to(x.dtype)
         for x, total in zip((a, b), totals, strict=True)
@@ -155,7 +158,7 @@ def _epsilon(
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"epsilon must be a number or a tensor; got {epsilon!r}") from error
     if validate and value.numel():
-        _check_epsilon(*map(float, torch.aminmax(value.detach())), max_cost)
+        _check_epsilon(*map(float, torch.aminmax(all_values(value.detach()))), max_cost)
     return value
 
 
@@ -184,14 +187,14 @@ def check_options(
     """Check the stopping options; the weight comes back as None where it is adaptive."""
     if criterion not in ("marginal", "cost"):
         raise ValueError(f"criterion must be 'marginal' or 'cost'; got {criterion!r}")
-    if not isinstance(tol, int | float) or isinstance(tol, bool) or not 0 <= tol < math.inf:
+    if not is_size(tol):
         raise ValueError(f"tol must be a finite number >= 0; got {tol!r}")
-    if not isinstance(max_iter, int) or isinstance(max_iter, bool) or max_iter < 1:
+    if not is_count(max_iter):
         raise ValueError(f"max_iter must be a positive integer; got {max_iter!r}")
     if max_iter >= 2**31:
         raise ValueError(f"max_iter must be below 2**31; got {max_iter!r}")
     if overrelaxation == "auto":
-        return float(tol), criterion, max_iter, None
-    if isinstance(overrelaxation, str) or not 1 <= overrelaxation < 2:
+        return float(tol), criterion, int(max_iter), None
+    if not isinstance(overrelaxation, Real) or not 1 <= overrelaxation < 2:
         raise ValueError(f"overrelaxation must be 'auto' or in [1, 2); got {overrelaxation!r}")
-    return float(tol), criterion, max_iter, float(overrelaxation)
+    return float(tol), criterion, int(max_iter), float(overrelaxation)
