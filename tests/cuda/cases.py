@@ -346,6 +346,22 @@ def test_what_is_too_large_says_so():
     assert not _cuda.supports((8, 8, 8), (8, 8, 8), device)
 
 
+def test_lines_that_are_too_long_are_solved_launch_by_launch(monkeypatch):
+    geom = Grid((9, 8), "euclidean")
+    a, b = (normalised(torch.rand(2, 9, 8, dtype=torch.float64)) for _ in "ab")
+    expected = sinkhorn(a, b, geom, 0.05, backend="reference")
+    monkeypatch.setattr(_cuda, "_takes_lines", lambda *_: False)
+    found = sinkhorn(a.to(DEVICE), b.to(DEVICE), geom, 0.05, backend="cuda")
+    assert torch.equal(found.n_iters.cpu(), expected.n_iters)
+    assert torch.allclose(found.f.cpu(), expected.f, rtol=0, atol=1e-10)
+
+
+def test_three_axes_are_refused():
+    a = normalised(torch.rand(1, 4, 4, 4, dtype=torch.float64), 3)
+    with pytest.raises(ValueError, match="one or two axes"):
+        sinkhorn(a.to(DEVICE), a.to(DEVICE), Grid((4, 4, 4)), 0.05, backend="cuda")
+
+
 def test_empty_batch():
     empty = torch.zeros((0, 8, 8), dtype=torch.float32)
     assert sinkhorn(empty, empty, Grid((8, 8)), 0.01, backend="cuda").cost.shape == (0,)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from unot_fast.ops import spread_out
 from unot_fast.ops.backends import cuda_library
 
 _i64, _int, _double, _pointer = ctypes.c_int64, ctypes.c_int, ctypes.c_double, ctypes.c_void_p
@@ -138,8 +139,13 @@ def sinkhorn_multiscale(
 def sinkhorn_stationary(
     a: Tensor, b: Tensor, table: Tensor, row_class: Tensor, epsilon: Tensor, g: Tensor, *options
 ) -> tuple[Tensor, ...]:
+    """In one launch, or as log-sum-exps where the grids are too large for that."""
     (table,) = _doubles([table], a.device)
     row_class = row_class.to(a.device, torch.int32).contiguous()
+    if not _takes_lines(_shape(a), _shape(b), tuple(table.shape), a.device):
+        return spread_out.sinkhorn_stationary(
+            a, b, table, row_class, epsilon.to(a.device), g, *options, backend="cuda"
+        )
     geometry = _shape(a), _shape(b), table.data_ptr(), row_class.data_ptr(), *table.shape
     return _solve("sinkhorn_stationary", _stationary, geometry, a, b, epsilon, g, options)[:-1]
 
@@ -150,7 +156,23 @@ def supports(shape: tuple[int, ...], target_shape: tuple[int, ...], device: torc
     if len(shape) > 2:
         return False
     geometry = shape, target_shape, (None,) * len(shape)
-    code = _planned("sinkhorn_separable", _separable, geometry, 1, 0, device, _CLUSTER)[0]
+    return _fits("sinkhorn_separable", _separable, geometry, device)
+
+
+@functools.cache
+def _takes_lines(
+    shape: tuple[int, ...],
+    target_shape: tuple[int, ...],
+    table: tuple[int, int],
+    device: torch.device,
+) -> bool:
+    geometry = shape, target_shape, None, None, *table
+    return _fits("sinkhorn_stationary", _stationary, geometry, device)
+
+
+def _fits(name: str, describe: Callable, geometry: tuple, device: torch.device) -> bool:
+    """Whether a problem is solved in one launch."""
+    code = _planned(name, describe, geometry, 1, 0, device, _CLUSTER)[0]
     if code != _TOO_LARGE:
         _check(code)
     return code != _TOO_LARGE
