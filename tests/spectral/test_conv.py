@@ -261,10 +261,20 @@ def test_network_compiles():
         ({"weight": [*network(4, 3)[:2], network(4, 2)[2]]}, "weight must have w1"),
         ({"weight": network(4, 3)[::-1]}, "weight must have b1 of shape"),
         ({"weight": network(4, 3), "x": torch.zeros(2, 5, 8, 8)}, "weight must take the 5"),
-        ({"bias": torch.zeros(3)}, "bias must have 4"),
+        ({"x": torch.zeros(2, 3, 0, 8)}, "x must have points on each axis"),
+        ({"weight": torch.zeros(3, 4, 4, 3, 2, dtype=torch.int64)}, "weight must be complex or fl"),
+        ({"weight": [t.real.int() for t in network(4, 3)]}, "weight must be complex or floating"),
+        ({"bias": torch.zeros(3)}, r"bias must have shape \(4,\)"),
+        ({"bias": torch.zeros(2, 2)}, r"bias must have shape \(4,\) or \(4, 1, 1\)"),
+        ({"bias": torch.zeros(4, dtype=torch.cfloat)}, "bias must be real and floating point"),
+        ({"skip": torch.zeros(4, 3, dtype=torch.cfloat)}, "skip must be real and floating point"),
+        ({"skip": torch.zeros(4, 3, dtype=torch.int64)}, "skip must be real and floating point"),
         ({"skip": torch.zeros(3, 4)}, "skip must have shape"),
         ({"skip": torch.zeros(4, 3), "output_shape": (4, 4)}, "output_shape must be"),
         ({"output_shape": (4,)}, "output_shape must have 2"),
+        ({"output_shape": (0, 4)}, "output_shape must have 2 entries, all positive"),
+        ({"output_shape": (-1, 4)}, "output_shape must have 2 entries, all positive"),
+        ({"output_shape": (8.0, 4)}, "output_shape must have 2 entries, all positive"),
         ({"activation": "relu"}, "activation must be"),
         ({"norm": "none"}, "norm must be"),
         ({"frequencies": "all"}, "frequencies must be"),
@@ -278,6 +288,33 @@ def test_errors_name_the_argument(change, message):
     }
     with pytest.raises((TypeError, ValueError), match=message):
         spectral_conv2d(**(arguments | change))
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch", "reference"])
+def test_no_channels_and_no_modes(backend):
+    x, weight = torch.randn(2, 3, 8, 9), torch.randn(3, 4, 4, 3, dtype=torch.cfloat)
+    bias, skip = torch.randn(4), torch.randn(4, 3)
+    rest = torch.einsum("oi,bixy->boxy", skip, x) + bias.view(-1, 1, 1)
+    for none in (weight[..., :0], weight[:, :, :0]):
+        out = spectral_conv2d(x, none, bias, skip=skip, backend=backend)
+        torch.testing.assert_close(out, rest)
+    out = spectral_conv2d(x[:, :0], weight[:0], bias, backend=backend)
+    assert torch.equal(out, bias.view(-1, 1, 1).expand(2, 4, 8, 9))
+    assert spectral_conv2d(x, weight[:, :0], backend=backend).shape == (2, 0, 8, 9)
+    assert spectral_conv2d(x[:0], weight, bias, backend=backend).shape == (0, 4, 8, 9)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1, 1), (1, 4, 1, 1)])
+def test_shapes_of_bias(shape):
+    x, weight = torch.zeros(2, 3, 8, 9), torch.zeros(3, 4, 4, 3, dtype=torch.cfloat)
+    out = spectral_conv2d(x, weight, torch.arange(4.0).view(shape))
+    assert torch.equal(out[0, :, 0, 0], torch.arange(4.0))
+
+
+@pytest.mark.parametrize("conv", CONVS.values())
+def test_unknown_options_are_errors_of_the_function(conv):
+    with pytest.raises(TypeError, match=f"{conv.__name__}.* unexpected keyword"):
+        conv(torch.zeros(1), torch.zeros(1), modes=3)
 
 
 def test_backend_can_be_asked():

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import register_parametrization
 
 import unot_fast
 from tests.spectral.outcomes import assert_close, outcome
@@ -96,10 +97,58 @@ def test_what_is_not_supported_is_left():
     assert "checkpointing" in reason(MLP(2, 4, act_layer=nn.GELU, checkpointing=True))
 
 
+def _hook_on(get):
+    return lambda block: get(block).register_forward_hook(lambda module, args, out: out * 0.5)
+
+
+def _relu(block):
+    block.mlp.fwd[1] = nn.ReLU()
+
+
+CHANGES = {
+    "hook on a transform": _hook_on(lambda block: block.global_conv.forward_transform),
+    "hook on an inverse": _hook_on(lambda block: block.global_conv.inverse_transform),
+    "hook on a layer": _hook_on(lambda block: block.mlp.fwd[0]),
+    "hook on all layers": _hook_on(lambda block: block.mlp.fwd),
+    "old weight norm": lambda block: nn.utils.weight_norm(block.mlp.fwd[2]),
+    "another activation": _relu,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_are_heeded(change, before):
+    model, x = sfno(num_layers=2), torch.randn(2, 2, 16, 32)
+    changed = copy.deepcopy(model)
+    CHANGES[change](changed.blocks[1])
+    expected = outcome(changed, x)
+    if before:
+        model = changed
+        assert len(unot_fast.accelerate(model, verbose=False).kept) == 1
+    else:
+        unot_fast.accelerate(model, verbose=False)
+        CHANGES[change](model.blocks[1])
+    assert_close(outcome(model, x), expected)
+
+
+def test_parametrizations_act():
+    model, x = sfno(num_layers=2), torch.randn(2, 2, 16, 32)
+    nn.utils.parametrizations.weight_norm(model.blocks[0].mlp.fwd[0])
+    register_parametrization(model.blocks[1].global_conv, "weight", nn.Tanh())
+    expected = outcome(model, x)
+    assert not unot_fast.accelerate(model, verbose=False).kept
+    assert_close(outcome(model, x), expected)
+    assert_close(outcome(unot_fast.restore(model), x), expected)
+
+
 def test_a_version_with_other_layers_is_left(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_harmonics.examples.models._layers", None)
     monkeypatch.delitem(sys.modules, "unot_fast.spectral.harmonics", raising=False)
-    assert not unot_fast.accelerate(sfno(), verbose=False).replaced
+    monkeypatch.delitem(sys.modules, "neuralop", raising=False)
+    done = unot_fast.accelerate(sfno(), verbose=False)
+    assert not done.replaced
+    assert "torch_harmonics.examples.models has other layers in this version" in done.reason
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

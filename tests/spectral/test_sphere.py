@@ -92,6 +92,15 @@ def test_compiles(orders):
             torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("orders", [(), (5,)])
+@pytest.mark.parametrize("backend", ["cpu", "torch", "reference"])
+def test_no_samples_and_no_channels(backend, orders):
+    x, weight = torch.randn(2, 3, 8, 9), torch.randn(3, 4, 5, *orders, dtype=torch.cfloat)
+    assert spectral_conv_s2(x[:0], weight, backend=backend).shape == (0, 4, 8, 9)
+    assert spectral_conv_s2(x, weight[:, :0], backend=backend).shape == (2, 0, 8, 9)
+    assert not spectral_conv_s2(x[:, :0], weight[:0], backend=backend).any()
+
+
 def test_tables_are_an_operator():
     arguments = (9, 6, 5, "equiangular", "ortho", torch.float64, torch.device("cpu"))
     opcheck(torch.ops.unot_fast.legendre_tables.default, arguments)
@@ -104,6 +113,10 @@ def test_tables_are_an_operator():
         ({"weight": torch.zeros(3, 4, 5, 3, dtype=torch.cfloat), "orders": 2}, "those of weight"),
         ({"weight": torch.zeros(3, 4, 5, 3, 2, dtype=torch.cfloat)}, "weight must be complex of"),
         ({"grid": "healpix"}, "grid must be"),
+        ({"norm": "forward"}, "norm must be one of"),
+        ({"norm": "none"}, "norm must be one of"),
+        ({"output_shape": (0, 4)}, "output_shape must have"),
+        ({"x": torch.zeros(2, 3, 8, 0)}, "x must have points"),
         ({"output_grid": "healpix"}, "output_grid must be None or"),
         ({"output_grid": "lobatto", "skip": torch.zeros(4, 3)}, "grid of x where there is a skip"),
     ],

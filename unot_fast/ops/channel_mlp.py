@@ -10,6 +10,8 @@ from unot_fast.ops.backends import implementation
 from unot_fast.ops.folding import register_vmap
 from unot_fast.ops.returning import asked_for, separate
 from unot_fast.ops.shapes import expect, expect_alike, expect_mlp
+from unot_fast.ops.spectral_empty import unless_empty
+from unot_fast.ops.tangents import refuse_tangents
 
 _ARGUMENTS = (
     "Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, Tensor? residual, Tensor? gate, "
@@ -44,6 +46,7 @@ def _impl(x, w1, b1, w2, b2, residual, gate, gelu, backend):
     _, out = expect_mlp("channel_mlp", x.shape[1], w1, b1, w2, b2)
     shape = (x.shape[0], out, *x.shape[2:])
     expect("channel_mlp", residual=(residual, shape), gate=(gate, (out,)))
+    backend = unless_empty(backend, x, w1, w2)
     mlp = implementation("channel_mlp", backend, _MODULES)
     return mlp(x, w1, b1, w2, b2, residual, gate, gelu).contiguous()
 
@@ -53,6 +56,7 @@ def _impl_vjp(grad, x, w1, b1, w2, b2, residual, gate, gelu, weights, backend):
     expect_alike(
         "channel_mlp_vjp", x=x, w1=w1, b1=b1, w2=w2, b2=b2, residual=residual, gate=gate, grad=grad
     )
+    backend = unless_empty(backend, x, w1, w2)
     vjp = implementation("channel_mlp_vjp", backend, _MODULES)
     inputs = x, w1, b1, w2, b2, residual, gate
     return separate(vjp(grad, *inputs, gelu, weights), asked_for(inputs, _DATA, weights))
@@ -76,6 +80,7 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _backward(ctx, grad: Tensor):
     tensors, needed = ctx.saved_tensors, ctx.needs_input_grad
+    refuse_tangents("channel_mlp", grad)
     weights = any(needed[k] for k in range(len(tensors)) if k not in _DATA)
     found = torch.ops.unot_fast.channel_mlp_vjp(grad, *tensors, ctx.gelu, weights, ctx.backend)
     inputs = asked_for(tensors, _DATA, weights)
@@ -133,4 +138,5 @@ def channel_mlp(
     -------
     Tensor, shape (B, O, n_1, ..., n_d)
     """
+    refuse_tangents("channel_mlp", x, w1, b1, w2, b2, residual, gate)
     return torch.ops.unot_fast.channel_mlp(x, w1, b1, w2, b2, residual, gate, gelu, backend)

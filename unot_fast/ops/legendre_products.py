@@ -8,6 +8,8 @@ from torch import Tensor
 from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.shapes import expect, expect_alike
+from unot_fast.ops.spectral_empty import unless_empty
+from unot_fast.ops.tangents import refuse_tangents
 
 torch.library.define(
     "unot_fast::legendre_products",
@@ -32,6 +34,7 @@ def _impl(x: Tensor, table: Tensor, to_lines: bool, backend: str) -> Tensor:
         raise ValueError(f"{name}: x must have shape {axes}; got {tuple(x.shape)}")
     orders, columns = (x.shape[1], x.shape[0]) if to_lines else (x.shape[4], x.shape[2])
     expect(name, table=(table, (orders, table.shape[1], columns)))
+    backend = unless_empty(backend, x, table)
     return implementation(name, backend, _MODULES)(x, table, to_lines).contiguous()
 
 
@@ -102,4 +105,5 @@ def legendre_products(x: Tensor, table: Tensor, *, to_lines: bool, backend: str)
     -------
     Tensor, shape (L, M, B, C, 2) or (B, C, n, 2, M)
     """
+    refuse_tangents("legendre_products", x, table)
     return torch.ops.unot_fast.legendre_products(x, table, to_lines, backend)

@@ -11,6 +11,7 @@ from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.folding import folding
 from unot_fast.ops.lse_gradient import lse_vjp
+from unot_fast.ops.tangents import refuse_tangents
 
 torch.library.define(
     "unot_fast::separable_lse",
@@ -92,4 +93,5 @@ def separable_lse(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor, *, backen
     Tensor, shape (B, n_1, ..., n_d)
         In nats, of the dtype of ``h``; differentiable in it.
     """
+    refuse_tangents("separable_lse", h)
     return torch.ops.unot_fast.separable_lse(h, list(costs), epsilon, backend)

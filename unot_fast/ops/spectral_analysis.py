@@ -12,6 +12,8 @@ from unot_fast.ops.backends import implementation
 from unot_fast.ops.complex_tables import adjoint
 from unot_fast.ops.folding import check_shared
 from unot_fast.ops.shapes import expect, expect_alike
+from unot_fast.ops.spectral_empty import unless_empty
+from unot_fast.ops.tangents import refuse_tangents
 
 torch.library.define(
     "unot_fast::spectral_analysis",
@@ -32,6 +34,7 @@ def _impl(x: Tensor, tables: Sequence[Tensor], backend: str) -> Tensor:
     expect_alike("spectral_analysis", tables, x=x)
     for n, table in zip(x.shape[x.ndim - len(tables) :], tables, strict=True):
         expect("spectral_analysis", table=(table, (table.shape[0], n, 2)))
+    backend = unless_empty(backend, x, *tables)
     return implementation("spectral_analysis", backend, _MODULES)(x, tables).contiguous()
 
 
@@ -90,4 +93,5 @@ def spectral_analysis(x: Tensor, tables: Sequence[Tensor], *, backend: str) -> T
     Tensor, shape (\*, 2, m_1, ..., m_d)
         Real parts, then imaginary parts.
     """
+    refuse_tangents("spectral_analysis", x)
     return torch.ops.unot_fast.spectral_analysis(x, list(tables), backend)

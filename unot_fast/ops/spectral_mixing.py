@@ -10,6 +10,8 @@ from unot_fast.ops.backends import implementation
 from unot_fast.ops.folding import register_vmap
 from unot_fast.ops.returning import asked_for, separate
 from unot_fast.ops.shapes import expect, expect_alike
+from unot_fast.ops.spectral_empty import unless_empty
+from unot_fast.ops.tangents import refuse_tangents
 
 _ARGUMENTS = "Tensor c, Tensor weight, Tensor? bias, bool gelu"
 _DATA = (0,)  # the arguments that are no weights
@@ -38,6 +40,7 @@ def _impl(c, weight, bias, gelu, backend):
     expect_alike("spectral_mixing", c=c, weight=weight, bias=bias)
     shape = (weight.shape[1], *c.shape[3:], 2)
     expect("spectral_mixing", weight=(weight, (c.shape[1], *shape)), bias=(bias, shape))
+    backend = unless_empty(backend, c, weight)
     mixing = implementation("spectral_mixing", backend, _MODULES)
     return mixing(c, weight, bias, gelu).contiguous()
 
@@ -45,6 +48,7 @@ def _impl(c, weight, bias, gelu, backend):
 @torch.library.impl("unot_fast::spectral_mixing_vjp", "CompositeExplicitAutograd")
 def _impl_vjp(grad, c, weight, bias, gelu, weights, backend):
     expect_alike("spectral_mixing_vjp", c=c, weight=weight, bias=bias, grad=grad)
+    backend = unless_empty(backend, c, weight)
     vjp = implementation("spectral_mixing_vjp", backend, _MODULES)
     found = vjp(grad, c, weight, bias, gelu, weights)
     return separate(found, asked_for((c, weight, bias), _DATA, weights))
@@ -68,6 +72,7 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _backward(ctx, grad: Tensor):
     tensors, weights = ctx.saved_tensors, any(ctx.needs_input_grad[1:3])
+    refuse_tangents("spectral_mixing", grad)
     found = torch.ops.unot_fast.spectral_mixing_vjp(grad, *tensors, ctx.gelu, weights, ctx.backend)
     inputs = asked_for(tensors, _DATA, weights)
     return *(d if t is not None else None for d, t in zip(found, inputs, strict=True)), None, None
@@ -135,4 +140,5 @@ def spectral_mixing(
     -------
     Tensor, shape (B, O, 2, m_1, ..., m_d)
     """
+    refuse_tangents("spectral_mixing", c, weight, bias)
     return torch.ops.unot_fast.spectral_mixing(c, weight, bias, gelu, backend)

@@ -14,6 +14,8 @@ from unot_fast.ops.folding import register_vmap
 from unot_fast.ops.returning import asked_for, separate
 from unot_fast.ops.shapes import expect, expect_alike, expect_mlp
 from unot_fast.ops.spectral_analysis import spectral_analysis
+from unot_fast.ops.spectral_empty import unless_empty
+from unot_fast.ops.tangents import refuse_tangents
 
 _OPTIONAL = ("x", "skip", "bias", "w1", "b1", "w2", "b2", "gate")
 _DATA = (0, 1)  # c and x, which are no weights
@@ -46,6 +48,7 @@ def _impl(c, tables, *rest):
     optional = dict(zip(_OPTIONAL, rest, strict=False))
     expect_alike("spectral_synthesis", tables, c=c, **optional)
     _check(c, tables, *rest)
+    backend = unless_empty(backend, c, *tables, *optional.values())
     return implementation("spectral_synthesis", backend, _MODULES)(c, tables, *rest).contiguous()
 
 
@@ -75,6 +78,7 @@ def _impl_vjp(grad, c, tables, *rest):
     *rest, weights, backend = rest
     optional = dict(zip(_OPTIONAL, rest, strict=False))
     expect_alike("spectral_synthesis_vjp", tables, c=c, **optional, grad=grad)
+    backend = unless_empty(backend, c, *tables, *optional.values())
     vjp = implementation("spectral_synthesis_vjp", backend, _MODULES)
     found = vjp(grad, c, tables, *rest, weights)
     return separate(found, asked_for((c, *optional.values()), _DATA, weights))
@@ -106,6 +110,7 @@ def _backward(ctx, grad: Tensor):
         found = optional
     else:
         weights = any(ctx.needs_input_grad[3:11])
+        refuse_tangents("spectral_synthesis", grad)
         dc, *found = torch.ops.unot_fast.spectral_synthesis_vjp(
             grad, c, tables, *optional, ctx.gelu, weights, ctx.backend
         )
@@ -186,6 +191,7 @@ def spectral_synthesis(
     """
     if skip is None and gate is None:
         x = None
+    refuse_tangents("spectral_synthesis", c, x, skip, bias, w1, b1, w2, b2, gate)
     return torch.ops.unot_fast.spectral_synthesis(
         c, list(tables), x, skip, bias, w1, b1, w2, b2, gate, gelu, backend
     )

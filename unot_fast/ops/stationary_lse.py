@@ -11,6 +11,7 @@ from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.folding import folding
 from unot_fast.ops.lse_gradient import lse_vjp
+from unot_fast.ops.tangents import refuse_tangents
 
 torch.library.define(
     "unot_fast::stationary_lse",
@@ -107,6 +108,7 @@ def stationary_lse(
     Tensor, shape (B, n_1, ..., n_d)
         In nats, of the dtype of ``h``; differentiable in it where ``step`` is 1.
     """
+    refuse_tangents("stationary_lse", h)
     return torch.ops.unot_fast.stationary_lse(
         h, table, row_class, step, list(shape), epsilon, backend
     )

@@ -8,6 +8,7 @@ from torch import Tensor
 from unot_fast.geometry import Geometry
 from unot_fast.ops.autocast import in_full_precision
 from unot_fast.ops.folding import all_values
+from unot_fast.ops.tangents import refuse_tangents
 from unot_fast.solver.dispatch import backend_for, costs_on, solve
 from unot_fast.solver.gaussian import gaussian_start
 from unot_fast.solver.multiscale import Pyramid, multiscale_start, solve_multiscale
@@ -132,6 +133,7 @@ def sinkhorn(
     >>> result.cost.shape, bool(result.converged.all())
     (torch.Size([8]), True)
     """
+    refuse_tangents("sinkhorn", *(x for x in (a, b, epsilon) if isinstance(x, Tensor)))
     problems = prepare(a, b, geom, epsilon, normalize, dtype, validate)
     tol, criterion, max_iter, weight = check_options(tol, criterion, max_iter, overrelaxation)
     backend = backend_for(backend, geom, problems.a.device)

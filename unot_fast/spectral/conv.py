@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -13,15 +14,29 @@ from unot_fast.ops.backends import available
 from unot_fast.ops.compiling import constant_when_compiled
 from unot_fast.spectral.fourier import Band, analysis_table, synthesis_table
 
-_NORMS = ("forward", "backward", "ortho")
+NORMS = ("forward", "backward", "ortho")
 BACKENDS = ("cpu", "triton", "torch", "reference")
 
 Weight = Tensor | Sequence[Tensor | None]  # R, or the w1, b1 and w2 of a network
 
 
-def spectral_conv1d(x: Tensor, weight: Weight, bias: Tensor | None = None, **options) -> Tensor:
+def spectral_conv1d(
+    x: Tensor,
+    weight: Weight,
+    bias: Tensor | None = None,
+    *,
+    skip: Tensor | None = None,
+    activation: str | None = None,
+    output_shape: Sequence[int] | None = None,
+    norm: str = "forward",
+    frequencies: str = "signed",
+    backend: str = "auto",
+) -> Tensor:
     """`spectral_conv2d` on functions of one variable: ``x`` is (B, C, n), ``weight`` (C, O, m)."""
-    return _spectral_conv(1, x, weight, bias, **options)
+    return _spectral_conv(
+        1, x, weight, bias, skip=skip, activation=activation, output_shape=output_shape, norm=norm,
+        frequencies=frequencies, backend=backend,
+    )  # fmt: skip
 
 
 def spectral_conv2d(
@@ -86,6 +101,12 @@ def spectral_conv2d(
     TypeError, ValueError
         An argument is invalid; the message names it.
 
+    Notes
+    -----
+    Second derivatives are available without ``skip``, ``bias`` and ``activation`` and of a matrix
+    R only; where they are not, and for forward-mode derivatives, there is an error. Autocast leaves
+    the layer in float32.
+
     References
     ----------
     Li et al., "Fourier neural operator for parametric partial differential equations", 2021.
@@ -115,12 +136,26 @@ def spectral_conv2d(
     )  # fmt: skip
 
 
-def spectral_conv3d(x: Tensor, weight: Weight, bias: Tensor | None = None, **options) -> Tensor:
+def spectral_conv3d(
+    x: Tensor,
+    weight: Weight,
+    bias: Tensor | None = None,
+    *,
+    skip: Tensor | None = None,
+    activation: str | None = None,
+    output_shape: Sequence[int] | None = None,
+    norm: str = "forward",
+    frequencies: str = "signed",
+    backend: str = "auto",
+) -> Tensor:
     """`spectral_conv2d` on volumes: ``x`` (B, C, n_1, n_2, n_3), ``weight`` (C, O, m_1, m_2, m_3).
 
     The first two axes have both signs of their frequencies.
     """
-    return _spectral_conv(3, x, weight, bias, **options)
+    return _spectral_conv(
+        3, x, weight, bias, skip=skip, activation=activation, output_shape=output_shape, norm=norm,
+        frequencies=frequencies, backend=backend,
+    )  # fmt: skip
 
 
 def spectral_backend(x: Tensor, dimensions: int = 2, backend: str = "auto") -> str:
@@ -161,18 +196,19 @@ def _spectral_conv(
     x: Tensor,
     weight: Weight,
     bias: Tensor | None,
-    skip: Tensor | None = None,
-    activation: str | None = None,
-    output_shape: Sequence[int] | None = None,
-    norm: str = "forward",
-    frequencies: str = "signed",
-    backend: str = "auto",
+    *,
+    skip: Tensor | None,
+    activation: str | None,
+    output_shape: Sequence[int] | None,
+    norm: str,
+    frequencies: str,
+    backend: str,
 ) -> Tensor:
     layers = layers_on_modes(d, weight)
     channels = layers[0][0].shape[0], layers[-1][0].shape[1]
     check_pointwise(d, x, channels, bias, skip, activation, output_shape)
-    if norm not in _NORMS:
-        raise ValueError(f"norm must be one of {_NORMS}; got {norm!r}")
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {NORMS}; got {norm!r}")
     if frequencies not in ("signed", "nonnegative"):
         raise ValueError(f"frequencies must be 'signed' or 'nonnegative'; got {frequencies!r}")
     return fourier_block(
@@ -224,16 +260,18 @@ def fourier_block(
     norm: str,
     output_shape: Sequence[int] | None = None,
     aliased: bool = False,
+    shifted_twice: bool = False,
     backend: str,
 ) -> Tensor:
     """The convolution and what follows it, arguments unchecked.
 
-    ``layers`` are real weights and biases on the modes, with a GELU between one and the next;
-    ``mlp`` is w1, b1, w2, b2 and gate of `spectral_synthesis`, or nothing; other options are those
-    of `spectral_conv2d`.
+    ``layers`` are real weights and biases on the modes, with a GELU between one and the next; a
+    weight (C, m_1, ..., m_d, 2) has one number for each channel. ``mlp`` is w1, b1, w2, b2 and gate
+    of `spectral_synthesis`, or nothing; ``shifted_twice`` puts the result where
+    `Band.shifted_twice` says; other options are those of `spectral_conv2d`.
     """
     d, shape = x.ndim - 2, x.shape[2:]
-    modes = layers[0][0].shape[2:-1]
+    modes = layers[0][0].shape[-d - 1 : -1]
     to = tuple(shape if output_shape is None else output_shape)
     bands, slices = [], []
     for k, (n, m) in enumerate(zip(shape, modes, strict=True)):
@@ -242,6 +280,9 @@ def fourier_block(
             band = Band(0, m, aliased=True)
         slices.append(band.on(n))
         bands.append(band.part(slices[-1]))
+    bands_out = bands
+    if shifted_twice:
+        bands_out = [b.shifted_twice(n) for b, n in zip(bands, shape, strict=True)]
 
     dtype, real = x.dtype, compute_dtype(x)
     x = x.to(real)
@@ -258,10 +299,13 @@ def fourier_block(
         weight, beta = (
             None if t is None else t[(..., *slices, slice(None))].to(real) for t in layer
         )
-        c = spectral_mixing(c, weight, beta, gelu=k < len(layers) - 1, backend=backend)
+        if weight.ndim == d + 2:
+            c = scaled_modes(c, weight)
+        else:
+            c = spectral_mixing(c, weight, beta, gelu=k < len(layers) - 1, backend=backend)
     return spectral_synthesis(
         c,
-        [synthesis_table(n, b, s, x) for n, b, s in zip(to, bands, (*scales, up), strict=True)],
+        [synthesis_table(n, b, s, x) for n, b, s in zip(to, bands_out, (*scales, up), strict=True)],
         x,
         skip,
         bias,
@@ -271,13 +315,33 @@ def fourier_block(
     ).to(dtype)
 
 
+def scaled_modes(c: Tensor, weight: Tensor) -> Tensor:
+    """Products of (B, C, 2, m_1, ...) with one complex number for each mode, (C, m_1, ..., 2)."""
+    (re, im), (u, v) = c.unbind(2), weight.unbind(-1)
+    return torch.stack((re * u - im * v, re * v + im * u), 2)
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
     """Of the arithmetic: half precision is computed in single."""
     return torch.float64 if x.dtype is torch.float64 else torch.float32
 
 
 def as_real(weight: Tensor) -> Tensor:
-    return torch.view_as_real(weight.resolve_conj()) if weight.is_complex() else weight
+    if weight.is_complex():
+        return torch.view_as_real(weight.resolve_conj())
+    if not weight.is_floating_point():
+        raise TypeError(f"weight must be complex or floating point; got {weight.dtype}")
+    return weight
+
+
+def complex_as_real(weight: Tensor) -> Tensor:
+    """`as_real` of the weight of a module, which is complex unless ``.to`` made it real."""
+    if not weight.is_complex():
+        raise TypeError(
+            f"weight must be complex; got {weight.dtype}. model.to(dtype) drops imaginary parts, "
+            "where model.double() and model.bfloat16() leave complex weights as they are"
+        )
+    return as_real(weight)
 
 
 def _scales(norm: str, points: int, points_out: int) -> tuple[float, float]:
@@ -294,20 +358,36 @@ def check_pointwise(d, x, channels, bias, skip, activation, output_shape) -> Non
     c_in, out = channels
     if not x.is_floating_point():
         raise TypeError(f"x must be real and floating point; got {x.dtype}")
+    for name, tensor in (("bias", bias), ("skip", skip)):
+        if tensor is not None and not tensor.is_floating_point():
+            raise TypeError(f"{name} must be real and floating point; got {tensor.dtype}")
     if x.ndim != d + 2:
         raise ValueError(f"x must have shape (B, C, {_lengths('n', d)}); got {tuple(x.shape)}")
+    if any(n == 0 for n in x.shape[2:]):
+        raise ValueError(f"x must have points on each axis; got {tuple(x.shape)}")
     if c_in != x.shape[1]:
         raise ValueError(f"weight must take the {x.shape[1]} channels of x; got {c_in}")
-    if bias is not None and bias.numel() != out:
-        raise ValueError(f"bias must have {out} entries; got {tuple(bias.shape)}")
+    ones = (1,) * d
+    if bias is not None and tuple(bias.shape) not in ((out,), (out, *ones), (1, out, *ones)):
+        raise ValueError(
+            f"bias must have shape {(out,)} or {(out, *ones)}; got {tuple(bias.shape)}"
+        )
     if skip is not None and tuple(skip.shape) != (out, x.shape[1]):
         raise ValueError(f"skip must have shape {(out, x.shape[1])}; got {tuple(skip.shape)}")
-    if output_shape is not None and len(output_shape) != d:
-        raise ValueError(f"output_shape must have {d} entries; got {tuple(output_shape)}")
+    if output_shape is not None and (
+        len(output_shape) != d or not all(map(_is_length, output_shape))
+    ):
+        raise ValueError(
+            f"output_shape must have {d} entries, all positive integers; got {tuple(output_shape)}"
+        )
     if skip is not None and output_shape is not None and tuple(output_shape) != x.shape[2:]:
         raise ValueError("output_shape must be the shape of x where there is a skip")
     if activation not in (None, "gelu"):
         raise ValueError(f"activation must be None or 'gelu'; got {activation!r}")
+
+
+def _is_length(n) -> bool:
+    return isinstance(n, Integral | torch.SymInt) and n > 0
 
 
 def _lengths(letter: str, d: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,12 +22,15 @@ class Band:
         Whether the negative ones are implied, as on the last axis of a real function.
     aliased : bool
         Whether a frequency that a grid cannot hold stands for its alias; else for zero.
+    spectrum : int
+        If not 0, frequencies count modulo this length, from 0 on, as indices of a spectrum do.
     """
 
     first: int
     count: int
     half: bool = False
     aliased: bool = False
+    spectrum: int = 0
 
     @staticmethod
     def of(modes: int, half: bool) -> Band:
@@ -44,8 +47,16 @@ class Band:
 
     def part(self, chosen: slice) -> Band:
         """The band of a slice of its frequencies."""
-        count = chosen.stop - chosen.start
-        return Band(self.first + chosen.start, count, self.half, self.aliased)
+        return replace(self, first=self.first + chosen.start, count=chosen.stop - chosen.start)
+
+    def shifted_twice(self, n: int) -> Band:
+        """Its frequencies as ``fftshift``, there and back, leaves them in a spectrum of n.
+
+        One too low where n is odd, where ``ifftshift`` would be the way back.
+        """
+        if self.half:
+            return self
+        return replace(self, first=self.first - n % 2, spectrum=n)
 
 
 def analysis_table(n: int, band: Band, scale: float, like: Tensor) -> Tensor:
@@ -83,6 +94,8 @@ def _synthesis(n, band: Band, scale: float, dtype: torch.dtype, device: torch.de
         weight = torch.where((k == 0) | (2 * k == n), 1.0, 2.0) * (2 * k <= n)
     elif band.aliased:
         weight = torch.ones_like(k)
+    elif band.spectrum:
+        weight = k < n
     else:
         weight = (k >= -(n // 2)) & (k <= (n - 1) // 2)
     waves = _waves(n, band, 1.0, device) * (weight.double() * scale).view(-1, 1, 1)
@@ -90,7 +103,8 @@ def _synthesis(n, band: Band, scale: float, dtype: torch.dtype, device: torch.de
 
 
 def _frequencies(band: Band, device: torch.device) -> Tensor:
-    return torch.arange(band.first, band.first + band.count, device=device)
+    k = torch.arange(band.first, band.first + band.count, device=device)
+    return k % band.spectrum if band.spectrum else k
 
 
 def _waves(n, band: Band, sign: float, device: torch.device) -> Tensor:

@@ -16,7 +16,8 @@ from unot_fast.ops import (
     spectral_analysis,
     spectral_synthesis,
 )
-from unot_fast.spectral.conv import as_real, compute_dtype, spectral_backend
+from unot_fast.spectral.children import alteration, calls_are_seen, not_pointwise
+from unot_fast.spectral.conv import complex_as_real, compute_dtype, spectral_backend
 from unot_fast.spectral.fourier import Band, analysis_table, synthesis_table
 from unot_fast.spectral.sphere import buffer_layout, harmonic_mixing
 
@@ -27,15 +28,16 @@ class FastSpectralConvS2(SpectralConvS2):
     """`SpectralConvS2` as products with the tables of its transforms."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.obstacle(self) or calls_are_seen():
+            return super().forward(x)
         sht, isht = self.forward_transform, self.inverse_transform
         if x.ndim != 4 or tuple(x.shape[2:]) != (sht.nlat, sht.nlon):
             raise ValueError(
                 f"x must have shape (B, C, {sht.nlat}, {sht.nlon}); got {tuple(x.shape)}"
             )
         dtype, real = x.dtype, compute_dtype(x)
-        x, down, up, weight = (
-            t.to(real) for t in (x, sht.weights, isht.pct, as_real(self.weight).transpose(0, 1))
-        )
+        weight = complex_as_real(self.weight).transpose(0, 1)
+        x, down, up, weight = (t.to(real) for t in (x, sht.weights, isht.pct, weight))
         up = up if DEGREES_LAST else up.mT
         backend, band = spectral_backend(x, 2, self.backend), Band(0, down.shape[0], half=True)
         to_orders = analysis_table(sht.nlon, band, SCALE / sht.nlon, x)
@@ -57,8 +59,9 @@ class FastSpectralConvS2(SpectralConvS2):
     @staticmethod
     def obstacle(layer: SpectralConvS2) -> str | None:
         sht, isht = layer.forward_transform, layer.inverse_transform
-        if type(sht) is not RealSHT or type(isht) is not InverseRealSHT:
-            return f"{type(sht).__name__} and {type(isht).__name__}"
+        reason = alteration(sht, RealSHT) or alteration(isht, InverseRealSHT)
+        if reason is not None:
+            return reason
         if (sht.lmax, sht.mmax) != (isht.lmax, isht.mmax):
             return "other harmonics in its input than in its result"
         return None
@@ -68,6 +71,8 @@ class FastMLP(MLP):
     """`MLP` without its hidden values in memory."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or self.obstacle(self) or calls_are_seen():
+            return super().forward(x)
         (first, _, second), dtype, real = self.fwd, x.dtype, compute_dtype(x)
         tensors = first.weight.flatten(1), first.bias, second.weight.flatten(1), second.bias
         tensors = (None if t is None else t.to(real) for t in (x, *tensors))
@@ -77,14 +82,19 @@ class FastMLP(MLP):
     def obstacle(layer: MLP) -> str | None:
         if layer.checkpointing:
             return "checkpointing"
+        reason = alteration(layer.fwd, nn.Sequential)
+        if reason is not None:
+            return reason
         if len(layer.fwd) != 3:
             return "dropout"
         first, activation, second = layer.fwd
-        if type(activation) is not nn.GELU or activation.approximate != "none":
+        if not isinstance(activation, nn.GELU) or activation.approximate != "none":
             return f"activation {activation}"
-        if type(first) is not nn.Conv2d or type(second) is not nn.Conv2d:
-            return "layers other than Conv2d"
-        return None
+        return (
+            alteration(activation, nn.GELU)
+            or not_pointwise(first, nn.Conv2d)
+            or not_pointwise(second, nn.Conv2d)
+        )
 
 
 FASTER = {SpectralConvS2: FastSpectralConvS2, MLP: FastMLP}

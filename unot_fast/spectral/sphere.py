@@ -25,6 +25,7 @@ from unot_fast.spectral.conv import (
 from unot_fast.spectral.fourier import Band, analysis_table, synthesis_table
 
 GRIDS = ("equiangular", "legendre-gauss", "lobatto")
+_NORMS = ("ortho", "four-pi", "schmidt")
 
 
 def spectral_conv_s2(
@@ -105,6 +106,8 @@ def spectral_conv_s2(
         raise ValueError(f"grid must be one of {GRIDS}; got {grid!r}")
     if output_grid not in (None, *GRIDS):
         raise ValueError(f"output_grid must be None or one of {GRIDS}; got {output_grid!r}")
+    if norm not in _NORMS:
+        raise ValueError(f"norm must be one of {_NORMS}; got {norm!r}")
     if skip is not None and output_grid not in (None, grid):
         raise ValueError("output_grid must be the grid of x where there is a skip")
     return spherical_block(
@@ -178,8 +181,8 @@ def harmonic_mixing(c: Tensor, weight: Tensor) -> Tensor:
     else:  # the same for all orders, or not
         each = (degrees, orders * batch) if w.ndim == 3 else (degrees * orders, batch)
         matrices = w.flatten(2).flatten(0, 1).t().contiguous()  # the fast way to transpose
-        out = torch.bmm(z.reshape(*each, channels), matrices.view(each[0], channels, -1))
-        out = out.view(degrees, orders, batch, -1)
+        out = torch.bmm(z.reshape(*each, channels), matrices.view(each[0], *w.shape[:2]))
+        out = out.view(degrees, orders, batch, w.shape[1])
     return torch.view_as_real(out)
 
 
