@@ -21,3 +21,18 @@ def test_colours_of_another_picture(call, save, tmp_path):
     _, place = np.unique(flat, axis=0, return_inverse=True)
     spread = [np.ptp(new[place == k], axis=0).max() for k in range(0, place.max(), 50)]
     assert max(spread) == 0
+
+
+def test_what_cannot_be_written_is_told_before_the_fit(call, save, tmp_path):
+    a = save("a.png", blob((10, 10), 0, channels=3))
+    for output, message in (
+        ("o.xyz", "'.xyz' is no kind of picture"),
+        ("o", "'no extension' is no kind of picture"),
+        ("a.png/o.png", "is no folder to write to"),
+    ):
+        result = call("color-transfer", a, a, "-o", tmp_path / output, "--budget", "1h")
+        assert result.exit_code == 2
+        assert message in result.output.replace("\n", " ")
+    result = call("color-transfer", a, a, "-o", tmp_path / "o.png", "--budget", "0s")
+    assert result.exit_code == 1
+    assert "budget must be positive" in result.output

@@ -94,3 +94,37 @@ def test_images(call, tmp_path):
     result = call("neural-ot", "images", tmp_path / "a.npz", tmp_path / "c.npz", "-o", out)
     assert result.exit_code == 2
     assert "has no array 'labels'" in result.output
+
+
+def test_what_cannot_be_fitted_is_told_in_a_line(call, tmp_path):
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    for name, rows in (("x", x), ("nan", x * np.nan), ("one", x[:1]), ("complex", x + 1j)):
+        np.save(tmp_path / f"{name}.npy", rows)
+    np.savez(tmp_path / "covariances.npz", d3_Sigma0=np.eye(3), d3_Sigma1=np.eye(3))
+    x, out = tmp_path / "x.npy", tmp_path / "out"
+    for arguments, message in (
+        (("fit", x, tmp_path / "nan.npy", "-o", out), "target must be finite"),
+        (("fit", x, x, "-o", out, "--budget", "0s"), "budget must be positive"),
+        (("fit", tmp_path / "one.npy", x, "-o", out), "source has no spread"),
+        (("fit", tmp_path / "complex.npy", x, "-o", out), "no table of real numbers"),
+        (("fit", x, x, "-o", x / "out"), "is no folder to write to"),
+        (("table", tmp_path / "complex.npy"), "must be a table of"),
+        (("gaussians", "--covariances", tmp_path / "covariances.npz"), "has no d2_Sigma0"),
+    ):
+        result = call("neural-ot", *arguments)
+        assert result.exit_code in (1, 2)
+        assert message in result.output.replace("\n", " ")
+
+
+def test_a_new_folder_and_an_old_checkpoint(call, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "xz":
+        np.save(tmp_path / f"{name}.npy", rng.normal(size=(100, 2)))
+    x, z, out = tmp_path / "x.npy", tmp_path / "z.npy", tmp_path / "new" / "deep" / "ot"
+    assert call("neural-ot", "fit", x, z, "-o", out, "--budget", "0.3s").exit_code == 0
+    assert out.exists()
+    part = out.with_name("ot.part")
+    NeuralOT(2).fit(torch.randn(50, 2), torch.randn(50, 2), steps=2, checkpoint=part)
+    result = call("neural-ot", "fit", x, z, "-o", out, "--budget", "0.3s")
+    assert result.exit_code == 1
+    assert f"delete {part} to begin afresh" in result.output

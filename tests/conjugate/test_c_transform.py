@@ -172,6 +172,7 @@ def test_arguments_are_checked(potential):
             c_transform(*arguments)
     for message, options in (
         ("start must have shape", {"start": z[:2]}),
+        ("start must be finite", {"start": z / 0}),
         ("tol must be positive", {"tol": 0.0}),
         ("max_iter must be positive", {"max_iter": 0}),
         ("method must be one of", {"method": "newton"}),
@@ -181,5 +182,103 @@ def test_arguments_are_checked(potential):
     ):
         with pytest.raises(ValueError, match=message):
             c_transform(potential, z, **options)
+    with pytest.raises(ValueError, match="sharpness must be positive and finite"):
+        NeuralPotential(5, sharpness=float("nan"))
     with pytest.raises(RuntimeError, match="searches by 'lbfgs'"):
         c_transform(Bowl(5), z, backend="cpu")
+
+
+class Hilltops(Potential):
+    """u has a maximum or a saddle at 0, and minima at a distance of 3^(1/2) in some columns."""
+
+    def __init__(self, dim, bumps):
+        super().__init__(dim)
+        self.bumps = bumps
+
+    def forward(self, x, labels=None):
+        bumps = x[:, : self.bumps]
+        return (-2 * bumps.square() + 0.25 * bumps**4).sum(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("dim", "bumps"), [(1, 1), (2, 1), (2, 2), (40, 1), (40, 40)])
+def test_a_saddle_is_left(dim, bumps, dtype):
+    z = torch.zeros(5, dim, dtype=dtype)
+    found = c_transform(Hilltops(dim, bumps), z)
+    assert found.converged.all()
+    assert torch.allclose(found.y[:, :bumps].abs(), z[:, :bumps] + 3**0.5, atol=1e-3)
+    assert (c_transform(Hilltops(dim, bumps), z, verify=False).y == 0).all()
+
+
+def test_a_maximum_is_no_minimum():
+    found = c_transform(Ridge(3), torch.zeros(2, 3))
+    assert not found.converged.any()
+
+
+def test_no_step_leads_uphill():
+    """Waves, over which slopes alone lead to valleys that are higher."""
+
+    class Waves(Potential):
+        def forward(self, x, labels=None):
+            return (3 * (4 * x).sin() + 0.2 * x**2).sum(1)
+
+    z = points(500, 2)
+    before = z.square().sum(1) * 0 + Waves(2)(z)
+    found = c_transform(Waves(2), z, max_iter=500)
+    assert found.converged.all()
+    assert (found.value <= before + 1e-9).all()
+    free = NeuralPotential(2, (16, 16), convex=False)
+    with torch.no_grad():
+        free.top.copy_(3 * torch.randn(16, generator=torch.Generator().manual_seed(0)))
+        for backend in ("cpu", "torch"):
+            found = c_transform(free, z.float(), backend=backend)
+            before = free(z.float())
+            assert (found.value <= before + 1e-3 * (1 + before.abs())).all()
+
+
+def test_overflow_is_not_convergence():
+    for potential in (NeuralPotential(4), Bowl(4)):
+        found = c_transform(potential, 1e30 * torch.randn(5, 4))
+        assert not (found.converged & ~found.value.isfinite()).any()
+        assert not (found.converged & ~found.residual.isfinite()).any()
+    assert not c_transform(NeuralPotential(4), 1e30 * torch.ones(5, 4)).converged.any()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_second_derivatives_raise(potential, own):
+    potential = Plane(5).double() if own else potential
+    z = points(4).requires_grad_()
+    value = c_transform(potential, z).value.sum()
+    leaves = (z, *potential.parameters())
+    first = torch.autograd.grad(value, leaves, create_graph=True)
+    for leaf in leaves:
+        with pytest.raises(RuntimeError, match="second derivatives"):
+            torch.autograd.grad(first[0].sum(), leaf, retain_graph=True)
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        (first[0].square().sum() + z.sum()).backward()
+
+
+class Plane(Potential):
+    def __init__(self, dim):
+        super().__init__(dim)
+        self.slope = torch.nn.Parameter(torch.ones(dim))
+
+    def forward(self, x, labels=None):
+        return x @ self.slope
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_points_and_planes(potential, method):
+    assert c_transform(potential, points()[:0], method=method).y.shape == (0, 5)
+    found = c_transform(Plane(3), points(6, 3).float(), method=method, max_iter=300)
+    assert torch.allclose(found.y, points(6, 3).float() - 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_in_inference_mode(potential, method):
+    z, own = points(6, 5), Bowl(5)
+    outside = [c_transform(p, z, method=method, max_iter=50) for p in (potential, own)]
+    with torch.inference_mode():
+        inside = [c_transform(p, z.clone(), method=method, max_iter=50) for p in (potential, own)]
+    for a, b in zip(outside, inside, strict=True):
+        assert torch.equal(a.y, b.y)

@@ -54,3 +54,18 @@ def test_a_fit_with_a_discrepancy(classes, weights):
     half = float((x * 2 + 1 - x).square().sum(1).mean()) / 2
     value = ot.dual_value(x, z, None if labels is None else (labels, labels))
     assert value == pytest.approx(half, rel=0.15)
+
+
+@pytest.mark.parametrize("discrepancy", [mmd, energy_distance])
+def test_classes_are_as_frequent_on_either_side(discrepancy):
+    """0 in the mean for classes of one distribution, however many points there are of each."""
+    torch.manual_seed(0)
+    pooled, weighted = [], []
+    for _ in range(100):
+        labels = [(torch.rand(60) < share).long() for share in (0.8, 0.3)]
+        x, y = (torch.randn(60, 2) + 4 * k[:, None] for k in labels)
+        pooled.append(float(discrepancy(x, y)))
+        weighted.append(float(discrepancy(x, y, tuple(labels))))
+    weighted = torch.tensor(weighted)
+    assert abs(weighted.mean()) < 4 * weighted.std() / 10
+    assert sum(pooled) / 100 > 20 * weighted.mean().abs()

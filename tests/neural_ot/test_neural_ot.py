@@ -1,5 +1,7 @@
 """Learned maps between samples: what they find, and how a fit goes on."""
 
+import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -9,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from unot_fast import NeuralOT, NeuralPotential
+from unot_fast import NeuralOT, NeuralPotential, PowerCost
+from unot_fast.neural_ot.balance import balanced
+from unot_fast.neural_ot.fit import Fit
 from unot_fast.neural_ot.linear_map import gaussian_map
+from unot_fast.neural_ot.maps import Maps
 
 MATRIX = torch.tensor([[1.4, 0.3], [0.3, 0.6]])
 SHIFT = torch.tensor([5.0, -3.0])
@@ -204,6 +209,9 @@ def test_save_and_load(tmp_path):
     assert torch.equal(ot.transport(x), again.transport(x))
     assert torch.equal(ot.inverse(exact(x)), again.inverse(exact(x)))
     assert again.config == ot.config
+    assert again.standardize
+    NeuralOT(2, standardize=False).save(tmp_path / "plain")
+    assert not NeuralOT.load(tmp_path / "plain").standardize
     (tmp_path / "other").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="no safetensors"):
         NeuralOT.load(tmp_path / "other")
@@ -255,6 +263,9 @@ def test_arguments_are_checked():
         (ValueError, r"z must be finite", lambda: ot.inverse(x / 0)),
         (TypeError, "potential must be", lambda: NeuralOT(2, potential=torch.nn.Linear(2, 1))),
         (ValueError, "dim = 2", lambda: NeuralOT(2, potential=NeuralPotential(3))),
+        (ValueError, "classes = 3", lambda: NeuralOT(2, classes=3, potential=NeuralPotential(2))),
+        (TypeError, "source must hold floating-point", lambda: ot.fit(x.long(), x, steps=1)),
+        (TypeError, "source must hold floating-point", lambda: ot.fit(x + 1j, x, steps=1)),
         (ValueError, "batch must be positive", lambda: NeuralOT(2, batch=0)),
         (ValueError, "energy must not be negative", lambda: NeuralOT(2, energy=-1.0)),
         (ValueError, "source_labels are needed",
@@ -262,3 +273,175 @@ def test_arguments_are_checked():
     ):  # fmt: skip
         with pytest.raises(error, match=message):
             call()
+
+
+def test_classes_as_often_as_they_come():
+    """Three quarters of the source, and a quarter of the target, are of class 0."""
+
+    def side(share, scale, shift):
+        def draw(n, generator):
+            labels = (torch.rand(n, generator=generator) > share).long()
+            x = scale * torch.randn(n, 2, generator=generator)
+            x[:, 0] += shift * (1 - 2 * labels)
+            return x, labels
+
+        return draw
+
+    first, second = side(0.75, 1.0, 0.0), side(0.25, 0.5, 4.0)
+    ot = NeuralOT(2, (32, 32), classes=2, batch=256).fit(first, second, steps=250)
+    (x, labels), (z, other) = (f(4000, torch.Generator().manual_seed(5)) for f in (first, second))
+    aim = 0.5 * x
+    aim[:, 0] += 4.0 * (1 - 2 * labels)
+    assert error(ot.transport(x, labels), aim) < 2.0
+    value = ot.dual_value(x, z, (labels, other))
+    assert value == pytest.approx((16 + 2 * 0.25) / 2, rel=0.05)
+    assert ot.history[-1].dual == pytest.approx(ot.history[-2].dual, rel=0.05)
+    with torch.no_grad():
+        u = ot.potential.convex_value
+        before = u(x[:1], labels[:1] * 0)
+        ot.potential.bias[0, -1] += 3.0  # next to a constant, for class 0 alone
+        assert (u(x[:1], labels[:1] * 0) - before).abs() > 0.001
+    assert ot.dual_value(x, z, (labels, other)) == pytest.approx(value, rel=0.05)
+
+
+def test_balanced_weights():
+    x, z = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1, 1, 1, 2])
+    own, others = balanced(x, z, 3)
+    share = torch.tensor([0.75 + 0.2, 0.25 + 0.6]).double()
+    share = share / share.sum()
+    for labels, weights in ((x, own), (z, others)):
+        for k in (0, 1):
+            assert weights[labels == k].sum() == pytest.approx(float(share[k]))
+    assert others[4] == 0
+    own, others = balanced(x, z, 3, torch.zeros(5).bool())
+    assert (own == 0).all()
+    assert (others == 0).all()
+
+
+def test_a_class_that_is_absent_is_told():
+    x, labels = torch.randn(60, 2), torch.arange(60) % 3
+    ot = NeuralOT(2, (8,), classes=3)
+    message = r"target must have points of all 3 classes; none of 60 is of class 2"
+    with pytest.raises(ValueError, match=message):
+        ot.fit(x, x, source_labels=labels, target_labels=labels % 2, steps=1)
+    rare = torch.where(torch.arange(60) == 1, 1, 2 * (labels > 0))
+    with pytest.raises(ValueError, match="source must have two rows of class 1 at least; got 1"):
+        ot.fit(x, x, source_labels=rare, target_labels=labels, steps=1)
+    with pytest.raises(ValueError, match="z must have points of all 3 classes"):
+        ot.dual_value(x, x, (labels, labels % 2))
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    x, z, file = draw(200, 1), exact(draw(200, 2)), tmp_path / "fit.ckpt"
+    options = {"steps": 5, "checkpoint": file}
+
+    def make(cost=None, **more):
+        return NeuralOT(2, (8, 8), batch=64, cost=cost, **more)
+
+    make().fit(x, z, **options)
+    make().fit(x, z, **options)
+    for ot, first, second, other in (
+        (make(), x + 1e-3, z, "source"),
+        (make(), x, z[:150], "target"),
+        (make(PowerCost(1.5)), x, z, "cost"),
+        (make(standardize=False), x, z, "standardize"),
+        (NeuralOT(2, batch=64, potential=NeuralPotential(2, (8, 8), strong=0.02)), x, z,
+         "potential"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"of another .*{other}.*; delete .*fit.ckpt"):
+            ot.fit(first, second, **options)
+    make().fit(source, target, steps=5, checkpoint=tmp_path / "other")
+    make().fit(source, target, steps=8, checkpoint=tmp_path / "other")
+    with pytest.raises(ValueError, match="of another source or target"):
+        make().fit(source, lambda n, generator: 3 + source(n, generator), steps=8,
+                   checkpoint=tmp_path / "other")  # fmt: skip
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_interruption_is_saved(tmp_path, error):
+    file, asked = tmp_path / "fit.ckpt", []
+
+    def broken(n, generator):
+        asked.append(n)
+        if len(asked) == 12:
+            raise error
+        return source(n, generator)
+
+    ot = NeuralOT(2, (8, 8), batch=64)
+    with pytest.raises(error):
+        ot.fit(broken, target, steps=100, checkpoint=file)
+    assert torch.load(file, weights_only=True)["steps"] == 9
+    assert ot.fit(source, target, steps=12, checkpoint=file).history[-1].step == 12
+
+
+def test_every_quarter_is_saved(tmp_path, monkeypatch):
+    saved, original = [], Fit.save
+
+    def save(self, path):
+        saved.append(self.steps)
+        original(self, path)
+
+    monkeypatch.setattr(Fit, "save", save)
+    ot = NeuralOT(2, (8, 8), batch=64, patience=0)
+    ot.fit(source, target, steps=20, checkpoint=tmp_path / "fit")
+    assert len(saved) == 4
+    assert max(b - a for a, b in itertools.pairwise((0, *saved))) <= 6
+
+
+def test_values_of_searches_that_did_not_converge_are_an_error():
+    ot = NeuralOT(2, (8, 8), batch=64).fit(source, target, steps=20)
+    x, z = draw(50, 1), exact(draw(50, 2))
+    for call in (ot.dual_value, ot.w2):
+        with pytest.raises(RuntimeError, match="dual_value: 50 of 50 points did not converge in 1"):
+            call(x, z, tol=1e-7, max_iter=1)
+
+
+def test_weights_that_cannot_be_judged_are_not_taken(monkeypatch):
+    """The searches of the last validations fail: what is before them is the result, and told."""
+    original, seen = Maps.search, []
+
+    def search(self, z, labels=None, **options):
+        found = original(self, z, labels, **options)
+        if options["max_iter"] < 200:
+            return found
+        seen.append(0)
+        bad = torch.zeros_like(found.converged) if len(seen) > 2 else found.converged
+        return dataclasses.replace(found, converged=bad)
+
+    monkeypatch.setattr(Maps, "search", search)
+    ot = NeuralOT(2, (8, 8), batch=64, validations=4)
+    with pytest.warns(UserWarning, match="what there was after 10 of 20 steps"):
+        ot.fit(source, target, steps=20)
+    assert [row.dual > -torch.inf for row in ot.history] == [True, True, False, False]
+
+
+def test_columns_of_very_different_scale_are_told():
+    x = torch.randn(500, 2)
+    wide, narrow = x * torch.tensor([1.0, 1e-3]), x * torch.tensor([1e-3, 1.0])
+    with pytest.warns(UserWarning, match="Columns of very different scale"):
+        NeuralOT(2, (8,)).fit(wide, narrow, steps=1)
+    with pytest.warns(UserWarning, match=r"strong = 1 keeps the map from contracting"):
+        NeuralOT(2, potential=NeuralPotential(2, (8,), strong=1.0), standardize=False).fit(
+            x, x / 2, steps=1
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        NeuralOT(2, (8,)).fit(x, 2 * x, steps=1)
+
+
+def test_one_point():
+    ot = NeuralOT(2, (8, 8), batch=64).fit(source, target, steps=20)
+    z = exact(draw(3, 1))
+    assert torch.allclose(ot.inverse(z[0]), ot.inverse(z)[0], atol=1e-5)
+    assert ot.conjugate(z[0]).value.shape == ()
+    assert ot.inverse(z.view(1, 3, 1, 2)).shape == (1, 3, 1, 2)
+    assert ot.transport(z[0]).shape == (2,)
+
+
+def test_a_potential_of_another_precision_is_copied():
+    potential = NeuralPotential(2, (8,)).double()
+    ot = NeuralOT(2, potential=potential)
+    assert potential.top.dtype is torch.float64
+    assert ot.potential.top.dtype is torch.float32
+    single = NeuralPotential(2, (8,))
+    assert NeuralOT(2, potential=single).potential is single

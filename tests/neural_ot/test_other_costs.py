@@ -5,6 +5,9 @@ import torch
 
 from tests.models.test_neural_potential import Bowl
 from unot_fast import NeuralOT, PowerCost, c_transform
+from unot_fast.models import Potential
+from unot_fast.neural_ot import energy_distance
+from unot_fast.neural_ot.domain import Domain
 
 
 @pytest.mark.parametrize("p", [1.2, 1.5, 2.0, 3.0])
@@ -67,5 +70,97 @@ def test_save_and_load(tmp_path):
 def test_arguments_are_checked():
     with pytest.raises(ValueError, match="p must be greater than 1"):
         PowerCost(1.0)
+    with pytest.raises(ValueError, match="source has no spread"):
+        NeuralOT(2, cost=PowerCost(3)).fit(torch.zeros(9, 2), torch.randn(9, 2), steps=1)
     with pytest.raises(ValueError, match="method must be 'lbfgs'"):
         c_transform(Bowl(2), torch.randn(3, 2), cost=PowerCost(1.5), method="anderson")
+
+
+class Cosh:
+    """sum cosh(x - z) - 1: a cost of someone's own."""
+
+    def value(self, x, z):
+        return ((x - z).cosh() - 1).sum(1)
+
+    def gradient(self, x, z):
+        return (x - z).sinh()
+
+    def transport(self, x, slope):
+        return x + slope.asinh()
+
+
+@pytest.fixture(scope="module")
+def cosh():
+    ot = NeuralOT(2, (32, 32), cost=Cosh(), batch=128)
+    return ot.fit(wide, wider, steps=150)
+
+
+def wide(n, generator):
+    return 3 * torch.randn(n, 2, generator=generator)
+
+
+def wider(n, generator):
+    return 1.2 * wide(n, generator) + 2
+
+
+def test_a_cost_of_ones_own(cosh):
+    """It is separable, so the map is one of quantiles in every column."""
+    x, z = (f(4000, torch.Generator().manual_seed(k)) for k, f in enumerate((wide, wider)))
+    assert (cosh.transport(x) - (1.2 * x + 2)).norm(dim=1).mean() < 0.5
+    exact = float(Cosh().value(x, 1.2 * x + 2).mean())
+    assert cosh.dual_value(x, z) == pytest.approx(exact, rel=0.1)
+
+
+def test_a_cost_of_ones_own_is_known_by_name(cosh, tmp_path):
+    cosh.save(tmp_path / "ot.safetensors")
+    again, x = NeuralOT.load(tmp_path / "ot.safetensors", cost=Cosh()), torch.randn(10, 2)
+    assert torch.equal(again.transport(x), cosh.transport(x))
+    for other in (None, PowerCost(3)):
+        with pytest.raises(ValueError, match="cost must be that of the fit, Cosh"):
+            NeuralOT.load(tmp_path / "ot.safetensors", cost=other)
+    with pytest.raises(TypeError, match="cost must have methods"):
+        NeuralOT(2, cost="cosh")
+
+
+@pytest.mark.parametrize("p", [1.2, 1.5, 3.0])
+def test_in_the_plane(p):
+    """Costs that grow less than a quadratic, as the network does, and one that grows more."""
+    random = [torch.Generator().manual_seed(k) for k in range(2)]
+    ot = NeuralOT(2, (32, 32), cost=PowerCost(p), batch=128)
+    ot.fit(
+        lambda n, generator: torch.randn(n, 2, generator=generator),
+        lambda n, generator: 0.7 * torch.randn(n, 2, generator=generator) + 1,
+        steps=120,
+    )
+    x, z = (torch.randn(2000, 2, generator=g) for g in random)
+    z = 0.7 * z + 1
+    assert energy_distance(ot.transport(x), z) < 0.05
+    assert energy_distance(ot.inverse(z, tol=1e-3), x) < 0.05
+    some_coupling = PowerCost(p).value(x, 0.7 * x + 1).mean()
+    assert ot.dual_value(x, z, tol=1e-3) == pytest.approx(float(some_coupling), rel=0.1)
+
+
+def test_a_point_that_need_not_move():
+    """There |x - z|^1.1 has a kink, and no gradient near by is small."""
+    z = torch.randn(50, 2)
+    found = c_transform(Slight(2), z, cost=PowerCost(1.1), start=z + 0.1)
+    assert found.converged.all()
+    assert (found.y - z).abs().max() < 1e-4
+
+
+class Slight(Potential):
+    def forward(self, x, labels=None):
+        return 0.05 * x.sin().sum(1)
+
+
+def test_the_wall():
+    domain = Domain(3)
+    x = torch.randn(500, 3).double()
+    assert (domain.double().wall(x) == 0).all()
+    domain.measure(x)
+    assert (domain.wall(x) == 0).all()
+    far = (5 * torch.randn(50, 3).double()).requires_grad_()
+    (slope,) = torch.autograd.grad(domain.wall(far).sum(), far)
+    assert torch.allclose(domain.slope(far), slope)
+    assert (slope.norm(dim=1) > 1).any()
+    assert domain.starts(Slight(3), PowerCost(3), x[:0], None).shape == (0, 3)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from unot_fast.cli.images import load
-from unot_fast.cli.options import Duration
+from unot_fast.cli.options import Duration, library_errors
 from unot_fast.neural_ot import NeuralOT, sliced_w2
 
 _BINS = 16  # of each channel
@@ -28,6 +28,7 @@ _picture = click.Path(dir_okay=False, path_type=Path)
 @click.option("--back", type=_picture, help="Also write B with the colours of A.")
 @click.option("--budget", type=Duration(), default="20s", show_default=True, help="E.g. 90s or 5m.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@library_errors()
 def command(a: Path, b: Path, output: Path, back: Path | None, budget: float, seed: int) -> None:
     """Give the picture A the colours of the picture B.
 
@@ -36,6 +37,9 @@ def command(a: Path, b: Path, output: Path, back: Path | None, budget: float, se
     distance between the colours (1 is white) and the common part of their histograms (16 bins for
     each channel), before and after.
     """
+    for path in (output, back):
+        if path is not None:
+            _expect_writable(path)
     first, second = (_colours(path) for path in (a, b))
     ot = NeuralOT(3, seed=seed)
     ot.fit(_dithered(first), _dithered(second), budget=budget, progress=True)
@@ -46,6 +50,17 @@ def command(a: Path, b: Path, output: Path, back: Path | None, budget: float, se
         returned = ot.inverse(_flat(second), tol=1e-3).clamp(0, 1)
         _write(back, second, returned)
         _tell("back", _flat(second), returned, _flat(first))
+
+
+def _expect_writable(path: Path) -> None:
+    """Raise before the fit what writing would raise after it; make the folder."""
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        raise click.UsageError(f"{path}: {path.suffix or 'no extension'!r} is no kind of picture")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.UsageError(f"{path.parent} is no folder to write to: {error}") from error
 
 
 def _colours(path: Path) -> np.ndarray:
@@ -71,7 +86,6 @@ def _dithered(colours: np.ndarray):
 
 def _write(path: Path, like: np.ndarray, colours: Tensor) -> None:
     values = colours.numpy().reshape(*like.shape[1:], 3)
-    path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.uint8(np.rint(_LEVELS * values))).save(path)
 
 

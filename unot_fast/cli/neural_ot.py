@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from unot_fast.cli.map_figure import draw_maps
-from unot_fast.cli.options import Duration
+from unot_fast.cli.options import Duration, library_errors
 from unot_fast.cli.translation_figure import draw_translations
 from unot_fast.evaluation import load_images, load_labels
 from unot_fast.experiments import (
@@ -55,6 +55,7 @@ def command() -> None:
               help="Bandwidth of noise on rows, 0 for none; default: what few need.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True)
 @_budget
+@library_errors()
 def fit(
     source: Path, target: Path, output: Path, moved: Path | None, smooth: float | None, seed: int,
     budget: float,
@@ -62,8 +63,10 @@ def fit(
     """Learn the map from the rows of SOURCE to those of TARGET.
 
     Both are .npy or .csv tables of numbers with as many columns. OUTPUT is a safetensors file that
-    unot_fast.NeuralOT.load reads. A fit that is interrupted goes on from OUTPUT.part.
+    unot_fast.NeuralOT.load reads. A fit that is interrupted goes on from OUTPUT.part, which is
+    deleted at the end.
     """
+    _make_folders(output, moved)
     x, z = _rows(source), _rows(target)
     if x.shape[1] != z.shape[1]:
         raise click.UsageError(f"columns differ: {x.shape[1]} and {z.shape[1]}")
@@ -97,11 +100,13 @@ def fit(
 @_seeds
 @_budget
 @_output
+@library_errors()
 def gaussians(
     dims: tuple[int, ...], covariances: Path | None, quadratic: bool, convex_g: bool, seeds: int,
     budget: float, output: Path | None,
 ) -> None:  # fmt: skip
     """Fit pairs of Gaussians, whose optimal map is known."""
+    _make_folders(output)
     outcomes = []
     for dim in dims:
         for seed in range(seeds):
@@ -120,11 +125,13 @@ def gaussians(
 @_seeds
 @_budget
 @_output
+@library_errors()
 def w2_benchmark(files: tuple[Path, ...], seeds: int, budget: float, output: Path | None) -> None:
     """Fit pairs of the Wasserstein-2 benchmark.
 
     FILES are .npz arrays or checkpoints of the published benchmark: D_v1.pt, beside its D_v2.pt.
     """
+    _make_folders(output)
     try:
         pairs = [W2Benchmark(file) for file in files]
     except ValueError as error:
@@ -142,6 +149,7 @@ def w2_benchmark(files: tuple[Path, ...], seeds: int, budget: float, output: Pat
 @click.option("--set", "name", type=click.Choice(SETS), help="Prepare it as this physical set.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @_budget
+@library_errors()
 def table_(path: Path, name: str | None, seed: int, budget: float) -> None:
     """Learn the map from a standard normal to the rows of a table.
 
@@ -171,9 +179,10 @@ def table_(path: Path, name: str | None, seed: int, budget: float) -> None:
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @_budget
+@library_errors()
 def toys(names: tuple[str, ...], output: Path, seed: int, budget: float) -> None:
     """Draw the forward and the backward map between measures in the plane."""
-    output.mkdir(parents=True, exist_ok=True)
+    _make_folders(output / "any")
     for name in names or TOYS:
         source, target = TOYS[name]
         ot = NeuralOT(2, seed=seed)
@@ -200,6 +209,7 @@ def toys(names: tuple[str, ...], output: Path, seed: int, budget: float) -> None
               help="Weight of the discrepancy in the loss of the transport.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True)
 @_budget
+@library_errors()
 def images(
     source: Path, target: Path, output: Path, network_budget: float, latent: int, mmd: float,
     seed: int, budget: float,
@@ -211,6 +221,7 @@ def images(
     their latent spaces. Tells what a classifier of the target says of the translations of images
     that were held out, draws some, and writes the networks into OUTPUT.
     """
+    _make_folders(output / "any")
     try:
         first, second = (
             Labelled.split(load_images(path), load_labels(path), seed=seed)
@@ -262,6 +273,17 @@ def _examples(images: torch.Tensor, labels: torch.Tensor, rows: int = 5):
     return images[order], labels[order]
 
 
+def _make_folders(*outputs: Path | None) -> None:
+    """Those that results go to, before anything is trained for them."""
+    for path in outputs:
+        if path is None:
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise click.UsageError(f"{path.parent} is no folder to write to: {error}") from error
+
+
 def _rows(path: Path) -> torch.Tensor:
     try:
         rows = np.load(path) if path.suffix == ".npy" else np.loadtxt(path, delimiter=",", ndmin=2)
@@ -269,6 +291,8 @@ def _rows(path: Path) -> torch.Tensor:
         raise click.UsageError(f"{path}: {error}") from error
     if rows.ndim != 2:
         raise click.UsageError(f"{path} is no table: its shape is {rows.shape}")
+    if rows.dtype.kind not in "fiu":
+        raise click.UsageError(f"{path} is no table of real numbers: its type is {rows.dtype}")
     return torch.from_numpy(np.ascontiguousarray(rows, np.float32))
 
 
@@ -284,5 +308,4 @@ def _write(outcomes: list[Outcome], output: Path | None) -> None:
     text = table(outcomes)
     click.echo("\n" + text)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text + "\n")

@@ -37,7 +37,9 @@ class Anderson:
         mix = torch.linalg.solve(gram, c.mT @ f[..., None])
         return plain - ((s - self.step * c) @ mix)[..., 0]
 
-    def learn(self, y: Tensor, f: Tensor, trial: Tensor, g: Tensor) -> Tensor:
+    def learn(
+        self, y: Tensor, f: Tensor, trial: Tensor, g: Tensor, uphill: Tensor | None = None
+    ) -> Tensor:
         self.steps = [*self.steps, trial - y][-self.memory :]
         self.changes = [*self.changes, g - f][-self.memory :]
         return torch.ones(len(y), dtype=torch.bool, device=y.device)

@@ -30,7 +30,9 @@ class BarzilaiBorwein:
             self.length = torch.full_like(y[:, :1], self.first)
         return y - self.length * f
 
-    def learn(self, y: Tensor, f: Tensor, trial: Tensor, g: Tensor) -> Tensor:
+    def learn(
+        self, y: Tensor, f: Tensor, trial: Tensor, g: Tensor, uphill: Tensor | None = None
+    ) -> Tensor:
         step, change = trial - y, g - f
         both = (step * change).sum(1, keepdim=True)
         length = step.square().sum(1, keepdim=True) / both

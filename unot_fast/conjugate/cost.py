@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class Cost(Protocol):
+    """A function of x - z, strictly convex and smooth, least at 0: what is asked of a cost."""
+
+    def value(self, x: Tensor, z: Tensor) -> Tensor:
+        """c, shape (B,)."""
+
+    def gradient(self, x: Tensor, z: Tensor) -> Tensor:
+        """That of c in ``x``, shape (B, d)."""
+
+    def transport(self, x: Tensor, slope: Tensor) -> Tensor:
+        """The z at which the gradient of c in ``x`` is -``slope``, the gradient of g there."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +32,8 @@ class PowerCost:
     .. math:: T(x) = x + |\nabla g(x)|^{q - 2} \nabla g(x), \qquad \tfrac1p + \tfrac1q = 1
 
     Another cost that is a function of x - z, strictly convex and smooth, takes a class with these
-    three methods. Potentials are then those of a free `NeuralPotential`: what is convex for p = 2
-    has no such meaning, and a search may end in one of several minima.
+    three methods and no more. Potentials are then those of a free `NeuralPotential`: what is convex
+    for p = 2 has no such meaning, and a search may end in one of several minima.
 
     Parameters
     ----------

@@ -19,7 +19,9 @@ class FixedStep:
     def propose(self, y: Tensor, f: Tensor) -> Tensor:
         return y - self.step * f
 
-    def learn(self, y: Tensor, f: Tensor, trial: Tensor, g: Tensor) -> Tensor:
+    def learn(
+        self, y: Tensor, f: Tensor, trial: Tensor, g: Tensor, uphill: Tensor | None = None
+    ) -> Tensor:
         return torch.ones(len(y), dtype=torch.bool, device=y.device)
 
     def keep(self, rows: Tensor) -> None:

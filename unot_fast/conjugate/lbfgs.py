@@ -10,8 +10,9 @@ class LBFGS:
     """What `unot_fast.ops.c_transform` does in one call, for any potential and device.
 
     A trial is taken where the slope along the step has not turned upwards by more than half of
-    what it was; else the step is cut where a line through both slopes is zero. Taken or not, a
-    trial teaches the curvature. For a strongly convex u no start is too far.
+    what it was, and where values are looked at has not led uphill; else the step is cut where a
+    line through both slopes is zero. Taken or not, a trial teaches the curvature. For a strongly
+    convex u no start is too far.
 
     Parameters
     ----------
@@ -42,7 +43,9 @@ class LBFGS:
         self.length = torch.where(self.anew, 1.0, self.length)
         return y + self.length * self.step
 
-    def learn(self, y: Tensor, f: Tensor, trial: Tensor, g: Tensor) -> Tensor:
+    def learn(
+        self, y: Tensor, f: Tensor, trial: Tensor, g: Tensor, uphill: Tensor | None = None
+    ) -> Tensor:
         step, change = trial - y, g - f
         both, turned = _dot(step, change), _dot(change, self._precondition(change))
         known = (both > 1e-12 * _dot(step, step)) & turned.isfinite() & (turned > 0)
@@ -52,6 +55,8 @@ class LBFGS:
         self.scale = torch.where(known, both / turned, self.scale)
         ahead = _dot(g, self.step)
         self.anew = ahead <= 0.5 * self.slope
+        if uphill is not None:
+            self.anew = self.anew & ~uphill[:, None]
         cut = self.length * (self.slope / (self.slope + ahead)).nan_to_num(0.0).clamp(0.05, 0.7)
         self.length = torch.where(self.anew, self.length, cut)
         return self.anew[:, 0]

@@ -32,7 +32,9 @@ class Nesterov:
         self.before = end
         return torch.where(uphill, end, end + self.momentum * ahead)
 
-    def learn(self, y: Tensor, f: Tensor, trial: Tensor, g: Tensor) -> Tensor:
+    def learn(
+        self, y: Tensor, f: Tensor, trial: Tensor, g: Tensor, uphill: Tensor | None = None
+    ) -> Tensor:
         return torch.ones(len(y), dtype=torch.bool, device=y.device)
 
     def keep(self, rows: Tensor) -> None:

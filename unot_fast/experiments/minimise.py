@@ -35,6 +35,8 @@ def minimise(
     steps : int, optional
         In place of a budget.
     """
+    if steps is None and not budget > 0:
+        raise ValueError(f"budget must be positive; got {budget}")
     optimiser = torch.optim.Adam(module.parameters(), lr=rate)
     random = torch.Generator().manual_seed(seed)
     module.train()

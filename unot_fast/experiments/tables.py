@@ -135,6 +135,8 @@ def _read(path: Path) -> np.ndarray:
         rows = np.loadtxt(path, delimiter=",", ndmin=2)
     if rows.ndim != 2 or len(rows) < 20:
         raise ValueError(f"{path} must be a table of 20 rows at least; its shape is {rows.shape}")
+    if rows.dtype.kind not in "fiu":
+        raise ValueError(f"{path} must be a table of real numbers; its type is {rows.dtype}")
     rows = rows.astype(np.float64)
     if not np.isfinite(rows).all():
         raise ValueError(f"{path} holds NaN or infinite numbers")

@@ -128,7 +128,7 @@ def fit_translator(
     beta : float
         Weight of the divergence in the autoencoders.
     mmd : float
-        Weight of the discrepancy, pooled and by class, in the loss of the transport.
+        Weight of the discrepancy, by class, in the loss of the transport.
     seed : int
     report : callable, optional
         Told what begins.

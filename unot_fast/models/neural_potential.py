@@ -83,8 +83,8 @@ class NeuralPotential(Potential):
         widths = (max(128, dim),) * 2 if widths is None else widths
         if not widths or min(widths) < 1:
             raise ValueError(f"widths must be one or more positive numbers; got {widths}")
-        if sharpness <= 0:
-            raise ValueError(f"sharpness must be positive; got {sharpness}")
+        if not 0 < sharpness < math.inf:
+            raise ValueError(f"sharpness must be positive and finite; got {sharpness}")
         if quadratic < 0:
             raise ValueError(f"quadratic must not be negative; got {quadratic}")
         if not 0 < strong <= 1:
@@ -139,6 +139,14 @@ class NeuralPotential(Potential):
         if self.convex:
             for weight in (*self.hidden, self.top):
                 weight.clamp_(min=0)
+
+    def arguments(self) -> dict[str, object]:
+        """What makes another of this shape, but for the seed of its start."""
+        return {
+            "dim": self.dim, "widths": list(self.widths), "classes": self.classes,
+            "quadratic": len(self.quadratic), "convex": self.convex,
+            "sharpness": self.sharpness, "strong": self.strong,
+        }  # fmt: skip
 
     def weights(self) -> dict[str, Tensor | list[Tensor] | float]:
         """The arguments of u in `unot_fast.ops.potential`."""

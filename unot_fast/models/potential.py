@@ -56,9 +56,12 @@ class Potential(nn.Module):
     def gradient(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """The gradient of g in ``x``, shape (B, dim), itself differentiable."""
         keep = torch.is_grad_enabled()
-        with torch.enable_grad():
-            x = x if x.requires_grad else x.detach().requires_grad_()
-            return torch.autograd.grad(self(x, labels).sum(), x, create_graph=keep)[0]
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x if x.requires_grad else _leaf(x)
+            value = self(x, _plain(labels)).sum()
+            if not value.requires_grad:  # g is constant
+                return torch.zeros_like(x)
+            return torch.autograd.grad(value, x, create_graph=keep, materialize_grads=True)[0]
 
     def transport(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """The map T(x), shape (B, dim)."""
@@ -66,9 +69,12 @@ class Potential(nn.Module):
 
     def hessian_vector(self, x: Tensor, v: Tensor, labels: Tensor | None = None) -> Tensor:
         """The Hessian of g at ``x`` times ``v``, shape (B, dim)."""
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            return torch.autograd.grad(self.gradient(x, labels), x, v)[0]
+        with torch.inference_mode(False), torch.enable_grad():
+            x = _leaf(x)
+            slope = self.gradient(x, _plain(labels))
+            if not slope.requires_grad:  # g is linear
+                return torch.zeros_like(x)
+            return torch.autograd.grad(slope, x, _plain(v), materialize_grads=True)[0]
 
     def curvature(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Least and greatest eigenvalue of the Hessian of u = |x|^2/2 + g at every point.
@@ -88,3 +94,12 @@ class Potential(nn.Module):
         hessians = rows.view(batch, dim, dim) + basis
         eigenvalues = torch.linalg.eigvalsh((hessians + hessians.mT) / 2)
         return eigenvalues[:, 0], eigenvalues[:, -1]
+
+
+def _leaf(x: Tensor) -> Tensor:
+    return _plain(x).detach().requires_grad_()
+
+
+def _plain(x: Tensor | None) -> Tensor | None:
+    """A tensor that autograd may keep, where this one is of inference mode."""
+    return x.clone() if x is not None and x.is_inference() else x

@@ -26,8 +26,8 @@ class FitConfig:
     mmd, energy : float
         Weights of discrepancies between moved points and those of the target, which are added to
         the loss: of the squared maximum mean discrepancy and of the squared energy distance. Each
-        is pooled and, with classes, the mean over classes is added too. The dual that is reported
-        never contains them.
+        is pooled, of classes as frequent on one side as on the other, and with classes the mean
+        over them is added. The dual that is reported never contains them.
     leave_out : float
         Points whose search ended at a greater residual, relative like ``tol``, are left out of
         the step.
@@ -36,10 +36,11 @@ class FitConfig:
         stays as it is: 0 for none. By default at most a third of the bandwidth that makes the rows
         held back likeliest, and next to nothing where there are many rows.
     held_back : int
-        Points of each side that are kept from an array for validation, at most a tenth of it; of a
-        sampler, as many are drawn once.
+        Points of each side that are kept from an array for validation, at most a tenth of it, or
+        of each of its classes; of a sampler, as many are drawn once.
     validations : int
-        How often the value on those is looked at in a fit.
+        How often the value on those is looked at in a fit. It is -inf, and weights are not taken,
+        where more than a hundredth of the searches do not converge.
     patience : int
         A fit from arrays ends when the last so many validations have brought nothing, and the best
         weights of all are its result; 0 for never, and the last ones.

@@ -7,10 +7,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from unot_fast.neural_ot.balance import balanced, one_class
+
 _BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # in units of the median squared distance
 
 
-def mmd(x: Tensor, y: Tensor) -> Tensor:
+Labels = tuple[Tensor, Tensor]
+
+
+def mmd(x: Tensor, y: Tensor, labels: Labels | None = None) -> Tensor:
     r"""Squared maximum mean discrepancy, unbiased: 0 in the mean for equal distributions.
 
     With the mean of five kernels :math:`\exp(-|x - y|^2 / 2 s)`, s being the median squared
@@ -20,6 +25,8 @@ def mmd(x: Tensor, y: Tensor) -> Tensor:
     ----------
     x, y : Tensor, shapes (N, d) and (M, d)
         Two points of each side at least.
+    labels : tuple of Tensor, shapes (N,) and (M,), optional
+        Classes, which are made as frequent on one side as on the other, see `balanced`.
 
     References
     ----------
@@ -32,23 +39,24 @@ def mmd(x: Tensor, y: Tensor) -> Tensor:
     def kernel(squared: Tensor) -> Tensor:
         return torch.stack([(-squared / (2 * s * median)).exp() for s in _BANDWIDTHS]).mean(0)
 
-    return (
-        _mean_apart(kernel(_squared(x, x)))
-        + _mean_apart(kernel(_squared(y, y)))
-        - 2 * kernel(across).mean()
+    mean = _Means(x, y, labels)
+    return mean.within(kernel(_squared(x, x)), kernel(_squared(y, y))) - 2 * mean.across(
+        kernel(across)
     )
 
 
-def energy_distance(x: Tensor, y: Tensor) -> Tensor:
+def energy_distance(x: Tensor, y: Tensor, labels: Labels | None = None) -> Tensor:
     r"""Squared energy distance :math:`2 E|x - y| - E|x - x'| - E|y - y'|`, unbiased.
+
+    Arguments are those of `mmd`.
 
     References
     ----------
     Szekely and Rizzo, "Energy statistics", 2013.
     """
     _check(x, y)
-    within = _mean_apart(_distances(x, x)) + _mean_apart(_distances(y, y))
-    return 2 * _distances(x, y).mean() - within
+    mean = _Means(x, y, labels)
+    return 2 * mean.across(_distances(x, y)) - mean.within(_distances(x, x), _distances(y, y))
 
 
 def sliced_w2(
@@ -94,10 +102,28 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _mean_apart(matrix: Tensor) -> Tensor:
-    """Mean over pairs of different points."""
-    n = len(matrix)
-    return (matrix.sum() - matrix.diagonal().sum()) / (n * (n - 1))
+class _Means:
+    """Means over pairs of different points, of either side and of both."""
+
+    def __init__(self, x: Tensor, y: Tensor, labels: Labels | None) -> None:
+        x_labels, y_labels = labels or (one_class(None, x), one_class(None, y))
+        classes = 1 + int(max(x_labels.max(), y_labels.max()))
+        self.labels = x_labels, y_labels
+        self.weights = tuple(w.to(x) for w in balanced(x_labels, y_labels, classes))
+
+    def across(self, matrix: Tensor) -> Tensor:
+        return self.weights[0] @ matrix @ self.weights[1]
+
+    def within(self, *matrices: Tensor) -> Tensor:
+        sides = zip(matrices, self.labels, self.weights, strict=True)
+        return sum(w @ (matrix * _apart(k).to(w)) @ w for matrix, k, w in sides)
+
+
+def _apart(labels: Tensor) -> Tensor:
+    """0 for a point and itself, and the more for others of its class, so that sums are unbiased."""
+    same = labels[:, None] == labels
+    count = same.sum(1, keepdim=True)
+    return torch.where(same, count / (count - 1).clamp_min(1), 1.0).fill_diagonal_(0.0)
 
 
 def _check(x: Tensor, y: Tensor) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unot_fast.conjugate import described
 from unot_fast.models import NeuralPotential
+from unot_fast.neural_ot.balance import balanced, one_class
 from unot_fast.neural_ot.config import FitConfig
 from unot_fast.neural_ot.discrepancy import by_class, energy_distance, mmd
 from unot_fast.neural_ot.maps import Maps
@@ -37,7 +39,9 @@ class Row:
 
     step: int
     seconds: float
-    dual: float  # on points held back, of rows without the farthest; in units of the potential
+    # On points held back, of rows without the farthest; in units of the potential, and -inf where
+    # more than a hundredth of the searches did not converge.
+    dual: float
     n_iters: float  # gradients of a search since the last row, in the mean
     left_out: float  # share of the points that were left out since then
 
@@ -75,13 +79,18 @@ class Fit:
         self.source, back = source.split(random_at(config.seed, 0), *split)
         self.target, other = target.split(random_at(config.seed, 1), *split)
         self._held_source, self._held_target = back.to(self.device), other.to(self.device)
+        self._problem = {
+            "potential": potential.arguments(), "cost": described(maps.cost),
+            "source": source.fingerprint(), "target": target.fingerprint(),
+        }  # fmt: skip
         some_rows = isinstance(source, Rows) or isinstance(target, Rows)
         self.ends = some_rows and config.patience > 0
         self.warm: WarmStarts | None = None
         if isinstance(self.target, Rows):
             self._held_target = self._typical(self._held_target)
-            rows = Draw(self.target.x, self.target.labels, None).to(self.device)
-            self.warm = WarmStarts(maps, rows._replace(x=units.target(rows.x)), config.shards)
+            if maps.cost is None:
+                rows = Draw(self.target.x, self.target.labels, None).to(self.device)
+                self.warm = WarmStarts(maps, rows._replace(x=units.target(rows.x)), config.shards)
         self.optimisers = optimisers(potential, config)
 
     def run(
@@ -93,14 +102,36 @@ class Fit:
         save_every: float = 60.0,
         report: Callable[[float, Row | None], None] | None = None,
     ) -> None:
-        """Go on to so many steps or seconds in all; the potential then has the best weights."""
+        """Go on to so many steps or seconds in all; the potential then has the best weights.
+
+        With a path the fit is saved there every so many seconds and every quarter of it, when it
+        ends, and when it is interrupted.
+        """
+        try:
+            self._go_on(steps, budget, path, save_every, report)
+        finally:
+            if path is not None and self.steps:
+                self.save(path)
+        self.potential.load_state_dict(self.best.state_dict())
+        held = self._held_source
+        self.curvature = self.maps.least_curvature(self.units.source(held.x), held.labels)
+
+    def _go_on(
+        self,
+        steps: int | None,
+        budget: float | None,
+        path: Path | None,
+        save_every: float,
+        report: Callable[[float, Row | None], None] | None,
+    ) -> None:
         before, start = self.seconds, time.perf_counter()
-        saved, seen = start, _Seen(self.device)
+        seen = _Seen(self.device)
 
         def progress() -> float:
             self.seconds = from_first(before + time.perf_counter() - start, self.device)
             return self.steps / steps if steps is not None else self.seconds / budget
 
+        saved, saved_at = 0.0, start
         while (done := progress()) < 1:
             due = (len(self.history) + 1) / self.config.validations
             if done >= due:
@@ -113,17 +144,13 @@ class Fit:
             seen.add(self._step(done))
             if report is not None:
                 report(done, None)
-            if path is not None and time.perf_counter() - saved > save_every:
+            long_ago = time.perf_counter() - saved_at > save_every or done - saved >= 0.25
+            if path is not None and long_ago:
                 self.save(path)
-                saved = time.perf_counter()
+                saved, saved_at = done, time.perf_counter()
         self._validate(seen)
         if report is not None:
             report(1.0, self.history[-1])
-        if path is not None:
-            self.save(path)
-        self.potential.load_state_dict(self.best.state_dict())
-        held = self._held_source
-        self.curvature = self.maps.least_curvature(self.units.source(held.x), held.labels)
 
     def _step(self, done: float) -> Tensor:
         """One step; mean gradients of a search, and the share of points left out."""
@@ -160,7 +187,7 @@ class Fit:
         start = None if self.warm is None else self.warm.start(shard, z.rows, target)
         self.potential.requires_grad_(False)
         found = self.maps.search(
-            target, z.labels, start=start, tol=config.tol, max_iter=config.max_iter
+            target, z.labels, start=start, tol=config.tol, max_iter=config.max_iter, verify=False
         )
         self.potential.requires_grad_(True)
         kept = found.residual <= config.leave_out * (1 + target.norm(dim=1))
@@ -168,9 +195,8 @@ class Fit:
         y = torch.where(kept[:, None], found.y, target)
         if self.warm is not None:
             self.warm.learn(shard, z.rows, target, y)
-        weight = torch.cat(
-            (torch.full_like(x.x[:, 0], 1 / len(x.x)), -kept.float() / kept.sum().clamp_min(1))
-        )
+        own, others = self._weights(x, z, kept)
+        weight = torch.cat((own, -others)).to(y)
         labels = None if x.labels is None else torch.cat((x.labels, z.labels))
         points = torch.cat((self.units.source(x.x), y))
         # By the envelope theorem: E g(x) - E (c(y, z) + g(y)) at fixed y.
@@ -186,10 +212,16 @@ class Fit:
         for weight, apart in ((self.config.mmd, mmd), (self.config.energy, energy_distance)):
             if not weight:
                 continue
-            total = total + weight * apart(moved, target)
-            if x.labels is not None:
+            labels = None if x.labels is None else (x.labels, z.labels)
+            total = total + weight * apart(moved, target, labels)
+            if labels is not None:
                 total = total + weight * by_class(apart, moved, x.labels, target, z.labels)
         return total
+
+    def _weights(self, x: Draw, z: Draw, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Of the points in a dual value; see `balanced`."""
+        labels = one_class(x.labels, x.x), one_class(z.labels, z.x)
+        return balanced(*labels, self.potential.classes, kept)
 
     def _typical(self, z: Draw, share: float = 0.95) -> Draw:
         """Without those farthest out, of which few would outweigh all others in a dual value."""
@@ -201,12 +233,16 @@ class Fit:
         """The averaged weights on the points held back; the best are kept."""
         x, z = self._held_source, self._held_target
         maps = dataclasses.replace(self.maps, potential=self.average)
-        found = maps.search(self.units.target(z.x), z.labels, tol=1e-3, max_iter=200)
-        source = self.average(self.units.source(x.x), x.labels)
-        dual = float(found.value.double().mean() - source.double().mean())
-        if not math.isfinite(dual):
+        own, others = self._weights(x, z)
+        with torch.no_grad():
+            found = maps.search(self.units.target(z.x), z.labels, tol=1e-3, max_iter=200)
+            source = maps.whole(self.units.source(x.x), x.labels)
+        dual = float(found.value.double() @ others - source.double() @ own)
+        if not math.isfinite(dual) or found.converged.double().mean() < 0.99:
             dual = -math.inf
-        if not self.ends or not self.history or dual >= max(row.dual for row in self.history):
+        before = max((row.dual for row in self.history), default=-math.inf)
+        newest = dual > -math.inf and not self.ends
+        if newest or dual >= before:
             self.best.load_state_dict(self.average.state_dict())
         self.history.append(Row(self.steps, self.seconds, dual, *seen.mean()))
 
@@ -215,7 +251,8 @@ class Fit:
         if not self.ends:
             return False
         best = max(range(len(self.history)), key=lambda k: self.history[k].dual)
-        return len(self.history) - 1 - best >= self.config.patience
+        judged = self.history[best].dual > -math.inf
+        return judged and len(self.history) - 1 - best >= self.config.patience
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, in the first process alone."""
@@ -223,11 +260,13 @@ class Fit:
             return
         state = {
             "training": dataclasses.asdict(self.config),
+            "problem": self._problem,
             "potential": self.potential.state_dict(),
             "average": self.average.state_dict(),
             "best": self.best.state_dict(),
             "units": self.units.state_dict(),
             "linear": self.maps.linear.state_dict(),
+            "domain": self.maps.domain.state_dict(),
             "optimisers": [o.state_dict() for o in self.optimisers],
             "warm": None if self.warm is None else self.warm.state_dict(),
             "history": [dataclasses.asdict(row) for row in self.history],
@@ -242,17 +281,22 @@ class Fit:
         Raises
         ------
         ValueError
-            The file is no checkpoint, or one of other settings.
+            The file is no checkpoint, or one of other settings, samples or costs.
         """
         state = checkpoint.load(path)
+        afresh = f"delete {path} to begin afresh, or give another file"
         if state["training"] != dataclasses.asdict(self.config):
-            raise ValueError(f"{path} is of a fit with other settings")
-        try:
-            for name in ("potential", "average", "best", "units"):
-                getattr(self, name).load_state_dict(state[name])
-            self.maps.linear.load_state_dict(state["linear"])
-        except RuntimeError as error:
-            raise ValueError(f"{path} is of another potential: {error}") from error
+            raise ValueError(f"checkpoint: it is of a fit with other settings; {afresh}")
+        then = state.get("problem", {})
+        other = [name for name, now in self._problem.items() if then.get(name) != now]
+        if not other and not self.units.resemble(state["units"]):
+            other = ["source or target, or standardize"]
+        if other:
+            raise ValueError(f"checkpoint: it is of another {' and '.join(other)}; {afresh}")
+        for name in ("potential", "average", "best", "units"):
+            getattr(self, name).load_state_dict(state[name])
+        for name in ("linear", "domain"):
+            getattr(self.maps, name).load_state_dict(state[name])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         if self.warm is not None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
+
+_LEAST, _GREATEST = 1 / 30, 30.0  # stretch of a map to begin with
 
 
 class LinearMap(nn.Module):
@@ -21,7 +25,10 @@ class LinearMap(nn.Module):
         """The optimal map of Gaussians that have the covariances within classes of these points."""
         classes = len(self.offset)
         x_mean, z_mean = class_means(x, x_labels, classes), class_means(z, z_labels, classes)
-        slope = gaussian_map(x - of_class(x_mean, x_labels), z - of_class(z_mean, z_labels))
+        x, z = x - of_class(x_mean, x_labels), z - of_class(z_mean, z_labels)
+        values, vectors = _stretches(x, z)
+        _warn_of_bounds(torch.cat((values, z.double().std(0) / x.double().std(0))))
+        slope = _bounded(values, vectors).to(x.dtype)
         self.slope.copy_(slope)
         self.inverse_slope.copy_(torch.linalg.inv(slope))
         self.offset.copy_(z_mean - x_mean @ slope)
@@ -51,12 +58,33 @@ def gaussian_map(x: Tensor, z: Tensor) -> Tensor:
     The optimal transport of Gaussians. Covariances are shrunk towards their mean variance as much
     as the number of points asks for, and the result kept between 1/30 and 30.
     """
+    return _bounded(*_stretches(x, z)).to(x.dtype)
+
+
+def _stretches(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, the least first, and eigenvectors of the map of Gaussians."""
     first, second = _covariance(x), _covariance(z)
     root = symmetric_power(first, 0.5)
     inverse = symmetric_power(first, -0.5)
     found = inverse @ symmetric_power(root @ second @ root, 0.5) @ inverse
-    values, vectors = torch.linalg.eigh((found + found.T) / 2)
-    return ((vectors * values.clamp(1 / 30, 30)) @ vectors.T).to(x.dtype)
+    return torch.linalg.eigh((found + found.T) / 2)
+
+
+def _warn_of_bounds(stretches: Tensor) -> None:
+    """Of the map of Gaussians, and of the columns, which no shrinkage hides."""
+    least, greatest = float(stretches.min()), float(stretches.max())
+    if least < _LEAST or greatest > _GREATEST:
+        warnings.warn(
+            f"source and target: in the units of the fit directions are to be stretched "
+            f"{least:.2g} to {greatest:.2g} times, and it begins between {_LEAST:.2g} and "
+            f"{_GREATEST:.2g}: the map may be wrong where it stretches or contracts more. Columns "
+            "of very different scale do this; divide each by its spread on its own side",
+            stacklevel=5,
+        )
+
+
+def _bounded(values: Tensor, vectors: Tensor) -> Tensor:
+    return (vectors * values.clamp(_LEAST, _GREATEST)) @ vectors.T
 
 
 def _covariance(x: Tensor) -> Tensor:

@@ -7,28 +7,49 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unot_fast.conjugate import CTransform, PowerCost, c_transform
-from unot_fast.models import NeuralPotential
+from unot_fast.conjugate import Cost, CTransform, c_transform
+from unot_fast.models import NeuralPotential, Potential
+from unot_fast.neural_ot.domain import Confined, Domain
 from unot_fast.neural_ot.linear_map import LinearMap
 
 
 @dataclass(frozen=True)
 class Maps:
-    """A potential, the linear map that its searches begin with, and the cost if not quadratic."""
+    """A potential and what helps its searches.
+
+    Attributes
+    ----------
+    potential : NeuralPotential
+    linear : LinearMap
+        Where searches of quadratic cost begin.
+    domain : Domain
+        Where those of other costs begin, and stay.
+    cost : Cost, optional
+        In the units of the potential; None for the quadratic one.
+    """
 
     potential: NeuralPotential
     linear: LinearMap
-    cost: PowerCost | None = None
+    domain: Domain
+    cost: Cost | None = None
+
+    @property
+    def whole(self) -> Potential:
+        """The potential, for other costs than the quadratic one with the wall of its domain."""
+        return self.potential if self.cost is None else Confined(self.potential, self.domain)
 
     def transport(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """The forward map."""
         if self.cost is None:
             return self.potential.transport(x, labels)
-        return self.cost.transport(x, self.potential.gradient(x, labels))
+        return self.cost.transport(x, self.whole.gradient(x, labels))
 
     def start(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Where to look for the backward map; of other costs nothing is known, and it is z."""
-        return self.linear.inverse(z, labels) if self.cost is None else z
+        """Where to look for the backward map."""
+        if self.cost is None:
+            return self.linear.inverse(z, labels)
+        with torch.no_grad():
+            return self.domain.starts(self.potential, self.cost, z, labels)
 
     def search(
         self,
@@ -38,12 +59,13 @@ class Maps:
         start: Tensor | None = None,
         tol: float,
         max_iter: int,
+        verify: bool = True,
     ) -> CTransform:
         """The c-transform, and in its ``y`` the backward map; from `start` if None is given."""
         labels = None if self.potential.classes == 1 else labels
         return c_transform(
-            self.potential, z, labels, start=self.start(z, labels) if start is None else start,
-            tol=tol, max_iter=max_iter, cost=self.cost,
+            self.whole, z, labels, start=self.start(z, labels) if start is None else start,
+            tol=tol, max_iter=max_iter, cost=self.cost, verify=verify,
             preconditioner=self.linear.inverse_slope if self.cost is None else None,
         )  # fmt: skip
 

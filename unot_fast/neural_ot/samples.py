@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -42,7 +43,8 @@ def samples(
         Of an array's rows.
     """
     if isinstance(given, Tensor | np.ndarray):
-        return Rows(name, _points(name, given, dim), _classes(name, labels, len(given), classes))
+        x = _points(name, given, dim)
+        return Rows(name, x, _classes(name, labels, len(given), classes))
     if labels is not None:
         raise ValueError(
             f"{name}_labels are for arrays; a sampler gives pairs of points and labels"
@@ -66,9 +68,6 @@ class Rows:
         self._members: list[Tensor] = []
         if labels is not None:
             self._members = [torch.nonzero(labels == k)[:, 0] for k in range(int(labels.max()) + 1)]
-            for k, members in enumerate(self._members):
-                if not len(members):
-                    raise ValueError(f"{name}_labels have no member of class {k}")
 
     def draw(self, n: int, random: torch.Generator) -> Draw:
         if not self._members:
@@ -91,19 +90,38 @@ class Rows:
         """To learn the units from: everything."""
         return Draw(self.x, self.labels, None)
 
+    def fingerprint(self) -> str:
+        """What tells these rows from others."""
+        digest = hashlib.sha256(self.x.cpu().contiguous().numpy())
+        if self.labels is not None:
+            digest.update(self.labels.cpu().contiguous().numpy())
+        return f"{tuple(self.x.shape)} {digest.hexdigest()}"
+
     def split(
         self, random: torch.Generator, held_back: int, bandwidth: float | None
     ) -> tuple[Rows, Draw]:
-        """The rows to train on, smoothed, and some that are held back, at most a tenth."""
-        held_back = max(1, min(held_back, len(self.x) // 10))
+        """The rows to train on, smoothed, and some of every class that are held back, a tenth."""
         order = torch.randperm(len(self.x), generator=random)
-        out, rest = order.tensor_split([held_back])
+        out, rest = self._parted(order, min(held_back / len(self.x), 0.1))
         back, kept = (
             Draw(self.x[k], None if self.labels is None else self.labels[k], None)
             for k in (out, rest)
         )
         noise = smoothing(kept.x, kept.labels, back.x, back.labels, bandwidth)
         return Rows(self.name, kept.x, kept.labels, noise), back
+
+    def _parted(self, order: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """This share of every class, one row at least, and the rest; in this order."""
+        held = torch.zeros(len(order), dtype=torch.bool)
+        kinds = [order] if self.labels is None else [
+            order[self.labels[order] == k] for k in range(len(self._members))
+        ]  # fmt: skip
+        for k, own in enumerate(kinds):
+            if len(own) < 2:
+                of = f" of class {k}" if self._members else ""
+                raise ValueError(f"{self.name} must have two rows{of} at least; got {len(own)}")
+            held[own[: max(1, int(share * len(own) + 1e-6))]] = True
+        return order[held[order]], order[~held[order]]
 
 
 class Sampler:
@@ -125,6 +143,9 @@ class Sampler:
 
     def first(self, n: int, random: torch.Generator) -> Draw:
         return self.draw(n, random)
+
+    def fingerprint(self) -> str:
+        return "points of a function"
 
     def split(
         self, random: torch.Generator, held_back: int, bandwidth: float | None
@@ -153,6 +174,9 @@ class Loader:
 
     def first(self, n: int, random: torch.Generator) -> Draw:
         return self.draw(n, random)
+
+    def fingerprint(self) -> str:
+        return "points of a loader"
 
     def split(
         self, random: torch.Generator, held_back: int, bandwidth: float | None
@@ -187,8 +211,10 @@ def _points(name: str, given: object, dim: int) -> Tensor:
     x = torch.as_tensor(given)
     if x.ndim != 2 or x.shape[1] != dim or not len(x):
         raise ValueError(f"{name} must have shape (N, {dim}), N > 0; got {tuple(x.shape)}")
-    if not (x.is_floating_point() and x.isfinite().all()):
-        raise ValueError(f"{name} must be finite numbers with a fraction; got {x.dtype}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must hold floating-point numbers; got {x.dtype}")
+    if not x.isfinite().all():
+        raise ValueError(f"{name} must be finite")
     return x.detach().float()
 
 

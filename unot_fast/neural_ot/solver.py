@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -13,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unot_fast.conjugate import CTransform, PowerCost
+from unot_fast.conjugate import Cost, CTransform, PowerCost, described, in_units
 from unot_fast.models import NeuralPotential
 from unot_fast.models.files import load_state, save_state
+from unot_fast.neural_ot.balance import balanced, one_class
 from unot_fast.neural_ot.config import FitConfig
+from unot_fast.neural_ot.domain import Domain
 from unot_fast.neural_ot.fit import Fit, Row
 from unot_fast.neural_ot.linear_map import LinearMap
 from unot_fast.neural_ot.maps import Maps
@@ -26,7 +29,8 @@ from unot_fast.neural_ot.units import Units
 from unot_fast.training.processes import random_at
 
 _KIND = "unot_fast.NeuralOT"
-_PARTS = ("potential", "units", "linear")
+_PARTS = ("potential", "units", "linear", "domain")
+_COST = ("value", "gradient", "transport")
 
 
 class NeuralOT:
@@ -54,12 +58,17 @@ class NeuralOT:
         Rank of the network's quadratic term: full if None, 0 for none. A full one begins at the
         optimal map of Gaussians with the samples' covariances.
     potential : NeuralPotential, optional
-        A potential of your own, in place of the three arguments before.
+        A potential of your own, in place of the three arguments before. It is trained itself where
+        it is float32 and on the device, a copy of it elsewhere.
     standardize : bool
-        Learn in units where both sides have mean 0 and coordinates that vary by about 1.
-    cost : PowerCost, optional
-        In place of half the squared distance. The potential is then a free network, both sides
-        share their units, and nothing promises that a search finds the least of several minima.
+        Learn in units where both sides have mean 0 and coordinates that vary by about 1: one scale
+        for all columns of a side, for columns that are alike. Where they are not, divide each by
+        its spread; a fit warns where its maps cannot be as steep or as flat as they should.
+    cost : Cost, optional
+        In place of half the squared distance: `PowerCost`, or what has its three methods. The
+        potential is then a free network, both sides share their units, and searches stay in a ball
+        around the source; they begin at the best of some of its points, and nothing promises that
+        they find the least of several minima.
     device : str or torch.device
         Where the potential is, and what the maps take has to be; samples are brought there.
     **fit
@@ -70,8 +79,6 @@ class NeuralOT:
     potential : NeuralPotential
         In those units.
     units : Units
-    maps : Maps
-        The same maps in those units, and the searches as they are begun.
     history : list of Row
         Validations of the last fit.
 
@@ -100,11 +107,14 @@ class NeuralOT:
         quadratic: int | None = None,
         potential: NeuralPotential | None = None,
         standardize: bool = True,
-        cost: PowerCost | None = None,
+        cost: Cost | None = None,
         device: str | torch.device = "cpu",
         **fit: float,
     ) -> None:
         self.config = FitConfig(**fit)
+        missing = [name for name in _COST if cost is not None and not hasattr(cost, name)]
+        if missing:
+            raise TypeError(f"cost must have methods {_COST}; got no {', '.join(missing)}")
         if potential is None:
             potential = NeuralPotential(
                 dim, widths, classes=classes, quadratic=quadratic, convex=cost is None,
@@ -114,12 +124,25 @@ class NeuralOT:
             raise TypeError(f"potential must be a NeuralPotential; got {type(potential).__name__}")
         if potential.dim != dim:
             raise ValueError(f"potential must have dim = {dim}; got {potential.dim}")
+        if classes not in (1, potential.classes):
+            raise ValueError(f"potential must have classes = {classes}; got {potential.classes}")
         self.dim, self.device = dim, torch.device(device)
-        self.potential = potential.to(self.device, torch.float32)
+        if any(p.dtype is not torch.float32 or p.device != self.device for p in _all(potential)):
+            potential = copy.deepcopy(potential).to(self.device, torch.float32)
+        self.potential = potential
         self.units, self.standardize, self.cost = Units(dim).to(self.device), standardize, cost
         self.linear = LinearMap(dim, potential.classes).to(self.device)
-        self.maps = Maps(self.potential, self.linear, cost)
+        self.domain = Domain(dim).to(self.device)
         self.history: list[Row] = []
+
+    @property
+    def maps(self) -> Maps:
+        """The same maps in those units, and the searches as they are begun."""
+        cost = None if self.cost is None else self._in_units()[0]
+        return Maps(self.potential, self.linear, self.domain, cost)
+
+    def _in_units(self) -> tuple[Cost, float]:
+        return in_units(self.cost, float(self.units.source_scale.double()), self.dim)
 
     def fit(
         self,
@@ -140,7 +163,8 @@ class NeuralOT:
         ----------
         source, target : array or Tensor of shape (N, dim), callable, or iterable of batches
             A callable is asked for n points, ``source(n)``, with ``generator=`` where it takes
-            one. With classes, callables and iterables give pairs of points and labels.
+            one. With classes, callables and iterables give pairs of points and labels; how often
+            a class comes may differ between both sides, for every class has one weight.
         source_labels, target_labels : Tensor or array of shape (N,), optional
             Of arrays, with classes.
         budget : float, optional
@@ -148,7 +172,8 @@ class NeuralOT:
         steps : int, optional
             In place of a budget: then the result is a function of the arguments.
         checkpoint : str or Path, optional
-            A file that the fit is saved to every minute, and from which it goes on if it is there.
+            A file that the fit is saved to every minute, every quarter of the fit and when it is
+            interrupted, and from which it goes on if it is there.
         progress : bool
             Show a bar.
         report : callable, optional
@@ -164,12 +189,13 @@ class NeuralOT:
         TypeError, ValueError
             The message names the argument.
         RuntimeError
-            The dual is not bounded, as may happen to a free potential.
+            At no validation did the searches converge, as may happen to a free potential.
 
         Warns
         -----
         UserWarning
-            The potential is a free one, and not convex where it should be.
+            The potential is a free one, and not convex where it should be; the searches of the
+            last weights do not converge; or the map has to be steeper or flatter than it can.
         """
         if budget is not None and steps is not None:
             raise ValueError("budget: give either budget or steps")
@@ -198,8 +224,16 @@ class NeuralOT:
         self.potential.requires_grad_(False)
         if not math.isfinite(max(row.dual for row in self.history)):
             raise RuntimeError(
-                "fit: the dual on the points held back was never finite, so there is no result; "
+                "fit: the dual on the points held back was never finite, or too few searches "
+                "converged, so there is no result; "
                 f"{self.history[-1].left_out:.0%} of the last searches were left out"
+            )
+        if not fit.ends and self.history[-1].dual == -math.inf:
+            judged = [row.step for row in self.history if row.dual > -math.inf]
+            warnings.warn(
+                "fit: the searches of the last weights did not converge on the points held back; "
+                f"the result is what there was after {judged[-1]} of {fit.steps} steps",
+                stacklevel=2,
             )
         if fit.curvature <= 0:
             warnings.warn(
@@ -215,11 +249,21 @@ class NeuralOT:
         count, seed, potential = max(10_000, 20 * self.dim), self.config.seed, self.potential
         x = source.first(count, random_at(seed, 4)).to(self.device)
         z = target.first(count, random_at(seed, 5)).to(self.device)
+        for name, drawn in (("source", x), ("target", z)):
+            _check_classes(name, drawn.labels, potential.classes)
         if self.standardize:
             self.units.measure(x.x, z.x, common=self.cost is not None)
         if self.cost is not None:
+            self.domain.measure(self.units.source(x.x))
             return
         self.linear.measure(self.units.source(x.x), self.units.target(z.x), x.labels, z.labels)
+        least = float(torch.linalg.eigvalsh(self.linear.slope)[0])
+        if potential.convex and least < potential.strong:
+            warnings.warn(
+                f"potential: strong = {potential.strong:.2g} keeps the map from contracting more, "
+                f"and that of Gaussians contracts to {least:.2g}",
+                stacklevel=3,
+            )
         if len(potential.quadratic) < self.dim:
             return
         values, vectors = torch.linalg.eigh(self.linear.slope)
@@ -274,13 +318,7 @@ class NeuralOT:
             Some searches did not converge; `conjugate` returns what they found.
         """
         found = self.conjugate(z, labels, tol=tol, max_iter=max_iter)
-        left = int((~found.converged).sum())
-        if left:
-            raise RuntimeError(
-                f"inverse: {left} of {found.converged.numel()} points did not converge in "
-                f"{max_iter} gradients, largest residual {float(found.residual.max()):.1e}; "
-                "raise tol or max_iter, or look at conjugate(z)"
-            )
+        _expect_converged("inverse", found, max_iter)
         return self.units.source_back(found.y)
 
     def conjugate(
@@ -288,10 +326,15 @@ class NeuralOT:
     ) -> CTransform:
         """The c-transform at points of the target, in the units of the potential."""
         self._check("z", z)
+        flat = self.units.target(z.float()).reshape(-1, self.dim)
+        labels = None if labels is None else labels.reshape(-1)
         with torch.no_grad():
-            return self.maps.search(
-                self.units.target(z.float()), labels, tol=tol, max_iter=max_iter
-            )
+            found = self.maps.search(flat, labels, tol=tol, max_iter=max_iter)
+        lead = {
+            name: getattr(found, name).view(z.shape[:-1])
+            for name in ("value", "residual", "n_iters", "converged")
+        }
+        return dataclasses.replace(found, y=found.y.view(z.shape), **lead)
 
     def dual_value(
         self,
@@ -299,63 +342,73 @@ class NeuralOT:
         z: Tensor,
         labels: tuple[Tensor, Tensor] | None = None,
         *,
-        tol: float = 1e-5,
+        tol: float = 1e-4,
+        max_iter: int = 500,
     ) -> float:
         r"""What the dual says of :math:`\tfrac12 W_2^2`, from points of both sides.
 
         In expectation never above the true value, whatever the potential. With a cost of its own,
-        of the least cost of a transport.
+        of the least cost of a transport. With classes the sum of what it says of each, times the
+        mean of the class's shares of both sides.
 
         Parameters
         ----------
         x, z : Tensor, shapes (N, dim) and (M, dim)
         labels : tuple of Tensor, shapes (N,) and (M,), optional
             With classes.
-        tol : float
-            Of the searches.
+        tol, max_iter
+            Of the searches, see `inverse`.
 
         Returns
         -------
         float
             In squared units of the data, or those of the cost.
+
+        Raises
+        ------
+        RuntimeError
+            Some searches did not converge, and their values say nothing.
         """
         self._check("x", x)
         own, others = (None, None) if labels is None else labels
-        found = self.conjugate(z, others, tol=tol)
+        for name, given in (("x", own), ("z", others)):
+            _check_classes(name, given, self.potential.classes)
+        left, right = balanced(one_class(own, x), one_class(others, z), self.potential.classes)
+        found = self.conjugate(z, others, tol=tol, max_iter=max_iter)
+        _expect_converged("dual_value", found, max_iter)
         units = self.units
         if self.cost is not None:
             with torch.no_grad():
-                g = self.potential(units.source(x.float()), own)
-            return float(
-                (found.value.double().mean() - g.double().mean())
-                * units.source_scale.double() ** self.cost.p
-            )
+                g = self.maps.whole(units.source(x.float()), own)
+            return float(found.value.double() @ right - g.double() @ left) * self._in_units()[1]
         with torch.no_grad():
             u = self.potential.convex_value(units.source(x.float()), own)
         target = units.target(z.float())
         conjugate = target.square().sum(1) / 2 - found.value  # u^*
         both = units.source_scale * units.target_scale
         shift = units.source_mean - units.target_mean
-        left, right = x.float() - units.source_mean, z.float() - units.target_mean
-        phi = left.square().sum(1) / 2 + left @ shift - both * u
-        psi = right.square().sum(1) / 2 - right @ shift - both * conjugate
+        apart, beyond = x.float() - units.source_mean, z.float() - units.target_mean
+        phi = apart.square().sum(1) / 2 + apart @ shift - both * u
+        psi = beyond.square().sum(1) / 2 - beyond @ shift - both * conjugate
         constant = shift.square().sum() / 2
-        return float(phi.double().mean() + psi.double().mean() + constant.double())
+        return float(phi.double() @ left + psi.double() @ right + constant.double())
 
-    def w2(self, x: Tensor, z: Tensor, labels: tuple[Tensor, Tensor] | None = None) -> float:
+    def w2(
+        self,
+        x: Tensor,
+        z: Tensor,
+        labels: tuple[Tensor, Tensor] | None = None,
+        *,
+        tol: float = 1e-4,
+        max_iter: int = 500,
+    ) -> float:
         """The Wasserstein-2 distance by `dual_value`: sqrt(2 dual), in the units of the data."""
         if self.cost is not None:
             raise ValueError(f"w2 is for the quadratic cost; this is fitted for {self.cost}")
-        return max(2 * self.dual_value(x, z, labels), 0.0) ** 0.5
+        return max(2 * self.dual_value(x, z, labels, tol=tol, max_iter=max_iter), 0.0) ** 0.5
 
     def save(self, path: str | Path) -> None:
         """Write everything that the maps need, as safetensors."""
-        potential = self.potential
-        described = {
-            "dim": self.dim, "widths": potential.widths, "classes": potential.classes,
-            "quadratic": len(potential.quadratic), "convex": potential.convex,
-            "sharpness": potential.sharpness, "strong": potential.strong,
-        }  # fmt: skip
         state = {
             f"{part}.{k}": v for part in _PARTS for k, v in getattr(self, part).state_dict().items()
         }
@@ -363,27 +416,40 @@ class NeuralOT:
             path,
             _KIND,
             state,
-            potential=json.dumps(described),
+            potential=json.dumps(self.potential.arguments()),
             fit=json.dumps(dataclasses.asdict(self.config)),
-            cost=json.dumps(None if self.cost is None else self.cost.p),
+            standardize=json.dumps(self.standardize),
+            cost=json.dumps(described(self.cost)),
         )
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> NeuralOT:
+    def load(
+        cls, path: str | Path, device: str | torch.device = "cpu", *, cost: Cost | None = None
+    ) -> NeuralOT:
         """What `save` wrote.
+
+        Parameters
+        ----------
+        path : str or Path
+        device : str or torch.device
+        cost : Cost, optional
+            Of a fit with a cost that is no `PowerCost`: files know such a one by name alone.
 
         Raises
         ------
         ValueError
-            The file holds something else.
+            The file holds something else, or is of another cost.
         """
         state, metadata = load_state(path, _KIND)
-        described = json.loads(metadata["potential"])
-        potential = NeuralPotential(**described)
-        p = json.loads(metadata["cost"])
+        potential = NeuralPotential(**json.loads(metadata["potential"]))
+        known = json.loads(metadata["cost"])
+        if cost is None and isinstance(known, float):
+            cost = PowerCost(known)
+        if described(cost) != known:
+            raise ValueError(f"cost must be that of the fit, {known}; got {described(cost)}")
         ot = cls(
-            described["dim"], potential=potential, cost=None if p is None else PowerCost(p),
-            device=device, **json.loads(metadata["fit"]),
+            potential.dim, potential=potential, cost=cost, device=device,
+            standardize=json.loads(metadata["standardize"]), **json.loads(metadata["fit"]),
         )  # fmt: skip
         for name in _PARTS:
             own = f"{name}."
@@ -401,3 +467,30 @@ class NeuralOT:
             raise ValueError(f"{name} must have shape (..., {self.dim}); got {tuple(x.shape)}")
         if not x.isfinite().all():
             raise ValueError(f"{name} must be finite")
+
+
+def _all(potential: NeuralPotential) -> list[Tensor]:
+    return [*potential.parameters(), *potential.buffers()]
+
+
+def _check_classes(name: str, labels: Tensor | None, classes: int) -> None:
+    if classes == 1:
+        return
+    if labels is None:
+        raise ValueError(f"labels are needed, for {classes} classes")
+    absent = torch.nonzero(torch.bincount(labels, minlength=classes) == 0)[:, 0].tolist()
+    if absent:
+        raise ValueError(
+            f"{name} must have points of all {classes} classes; none of {len(labels)} is of class "
+            f"{', '.join(map(str, absent))}"
+        )
+
+
+def _expect_converged(name: str, found: CTransform, max_iter: int) -> None:
+    left = int((~found.converged).sum())
+    if left:
+        raise RuntimeError(
+            f"{name}: {left} of {found.converged.numel()} points did not converge in {max_iter} "
+            f"gradients, largest residual {float(found.residual.max()):.1e}; "
+            "raise tol or max_iter, or look at conjugate(z)"
+        )

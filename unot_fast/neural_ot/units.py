@@ -34,6 +34,15 @@ class Units(nn.Module):
             getattr(self, f"{side}_mean").copy_(mean)
             getattr(self, f"{side}_scale").copy_(scale)
 
+    def resemble(self, other: dict[str, Tensor]) -> bool:
+        """Whether a saved state may be of the same measures, if of other draws from them."""
+        for side in ("source", "target"):
+            scale, was = getattr(self, f"{side}_scale"), other[f"{side}_scale"]
+            apart = (getattr(self, f"{side}_mean") - other[f"{side}_mean"]).abs().max()
+            if not (0.8 < scale / was < 1.25 and apart < 0.5 * scale):
+                return False
+        return True
+
     def source(self, x: Tensor) -> Tensor:
         return (x - self.source_mean) / self.source_scale
 

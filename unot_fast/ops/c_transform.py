@@ -103,7 +103,8 @@ def c_transform(
     A search of limited memory for every point, each with its own line search: a trial is taken
     where the slope along the step has not turned upwards by more than half of what it was, and
     every trial teaches the curvature. A point ends when the length of its gradient is below its
-    own tolerance.
+    own tolerance. Values are not looked at: of a u that is not convex it may end at a maximum, or
+    above its start, which `unot_fast.c_transform` sees to.
 
     Parameters
     ----------
