@@ -6,7 +6,7 @@ from torch.autograd import forward_ad
 from torch.func import jacfwd, jvp, vmap
 
 from tests.ops.agreement import normal
-from unot_fast import Grid, sinkhorn
+from unot_fast import Grid, NeuralPotential, sinkhorn
 from unot_fast.ops import (
     channel_mlp,
     legendre_products,
@@ -50,6 +50,14 @@ def test_refused(operator):
     ):
         with pytest.raises(NotImplementedError, match=message):
             derivative()
+
+
+def test_refused_of_potentials():
+    potential = NeuralPotential(3).requires_grad_(False)
+    z = torch.rand(5, 3)
+    for call in (potential, potential.gradient):
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            jvp(call, (z,), (z,))
 
 
 @pytest.mark.parametrize("cost", ["sqeuclidean", "euclidean"])

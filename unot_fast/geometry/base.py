@@ -33,12 +33,12 @@ def lasting(function: F) -> F:
 
 def is_count(n: object, least: int = 1) -> bool:
     """Whether an argument is an integer, of Python's or of numpy's, of at least this."""
-    return isinstance(n, Integral) and not isinstance(n, bool) and n >= least
+    return isinstance(n, int | Integral) and not isinstance(n, bool) and n >= least
 
 
 def is_size(x: object) -> bool:
     """Whether an argument is a finite number that is not negative."""
-    return isinstance(x, Real) and not isinstance(x, bool) and 0 <= x < math.inf
+    return isinstance(x, int | float | Real) and not isinstance(x, bool) and 0 <= x < math.inf
 
 
 class Structure(enum.Enum):

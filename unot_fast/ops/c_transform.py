@@ -12,6 +12,7 @@ from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.potential import check_potential
 from unot_fast.ops.shapes import expect, expect_alike
+from unot_fast.ops.tangents import refuse_tangents
 
 torch.library.define(
     "unot_fast::c_transform",
@@ -125,6 +126,7 @@ def c_transform(
     -------
     Minimum
     """
+    refuse_tangents("c_transform", z, maps, *hidden, bias, top, linear)
     found = torch.ops.unot_fast.c_transform(
         z, labels, start, tolerance, maps, list(hidden), bias, top, linear, preconditioner,
         strong, sharpness, memory, max_iter, backend,

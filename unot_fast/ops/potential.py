@@ -12,6 +12,7 @@ from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.returning import separate
 from unot_fast.ops.shapes import expect, expect_alike
+from unot_fast.ops.tangents import refuse_tangents
 
 _WEIGHTS = (
     "Tensor x, Tensor? labels, Tensor maps, Tensor[] hidden, Tensor bias, Tensor top, "
@@ -175,6 +176,7 @@ def potential(
     -------
     Tensor, shape (B,)
     """
+    refuse_tangents("potential", x, maps, *hidden, bias, top, linear)
     return torch.ops.unot_fast.potential(
         x, labels, maps, list(hidden), bias, top, linear, strong, sharpness, backend
     )
@@ -202,6 +204,7 @@ def potential_gradient(
         return _torch_potential.potential_gradient(
             x, labels, maps, hidden, bias, top, linear, strong, sharpness
         )
+    refuse_tangents("potential_gradient", x, maps, *hidden, bias, top, linear)
     return torch.ops.unot_fast.potential_gradient(
         x, labels, maps, list(hidden), bias, top, linear, strong, sharpness, backend
     )
