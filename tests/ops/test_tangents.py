@@ -55,9 +55,12 @@ def test_refused(operator):
 def test_refused_of_potentials():
     potential = NeuralPotential(3).requires_grad_(False)
     z = torch.rand(5, 3)
-    for call in (potential, potential.gradient):
+    for call in (potential, torch.no_grad()(potential.gradient)):
         with pytest.raises(NotImplementedError, match="forward-mode"):
             jvp(call, (z,), (z,))
+    # With gradients it is torch's own.
+    _, tangent = jvp(potential.gradient, (z,), (z,))
+    torch.testing.assert_close(tangent, potential.hessian_vector(z, z))
 
 
 @pytest.mark.parametrize("cost", ["sqeuclidean", "euclidean"])
