@@ -1,4 +1,4 @@
-"""Fourier layers and neural operators against neuralop, and against torch.fft by hand.
+"""Fourier layers and neural operators against neuralop, torch-harmonics and torch.fft by hand.
 
 Rows of a model are timed in turns, because the speed of a shared machine drifts.
 """
@@ -45,9 +45,29 @@ def test_model(benchmark, size, name, n, batch, what, method):
     report(benchmark, times[method])
 
 
+@pytest.mark.parametrize("what", ["forward", "forward and backward"])
+@pytest.mark.parametrize("name", [name for name in models.MODELS if "harmonics" in name])
+@pytest.mark.parametrize("method", models.HARMONICS)
+def test_harmonics_model(benchmark, size, name, what, method):
+    """64 channels, 4 layers, all harmonics of 64 x 128 points."""
+    if importlib.util.find_spec("torch_harmonics") is None:
+        pytest.skip("torch-harmonics is not installed")
+    n, batch = 64, 4
+    times, error = _model(name, n, batch, what, models.HARMONICS, SECONDS[size])
+    benchmark.group = f"{what}, {name}, n={n}, B={batch}"
+    benchmark.extra_info.update(
+        **info(what, f"{name}, 64 channels", n, batch, method),
+        error=error[method],
+        error_kind="to torch-harmonics, relative",
+        peak_memory=models.peak_memory(name, method, n, batch),
+        unit="call",
+    )
+    report(benchmark, times[method])
+
+
 @functools.cache
 def _model(name, n, batch, what, methods, seconds):
-    """Times of all methods in turns, and how far each is from the first of neuralop."""
+    """Times of all methods in turns, and how far each is from the library's own model."""
     calls, results = {}, {}
     for method in methods:
         model, x = models.prepare(name, method, n, batch)
@@ -57,7 +77,7 @@ def _model(name, n, batch, what, methods, seconds):
         except torch._dynamo.exc.TorchDynamoException:
             continue
         calls[method] = call
-    exact = results["neuralop eager"]
+    exact = next(r for method, r in results.items() if method.endswith("eager"))
     error = {m: float((r - exact).abs().max() / exact.abs().max()) for m, r in results.items()}
     assert max(error.values()) < 1e-4, error
     return in_turns(calls, seconds), error

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 import unot_fast
 
 METHODS = ("unot_fast", "neuralop eager", "neuralop compiled")
+HARMONICS = ("unot_fast", "torch-harmonics eager")
 FNO = {"in_channels": 2, "out_channels": 1, "hidden_channels": 64, "n_layers": 4}
 
 
@@ -31,7 +33,24 @@ def sfno(n: int, batch: int) -> tuple[nn.Module, Tensor]:
     return Model(n_modes=(10, 10), **FNO), torch.randn(batch, 2, n, 2 * n)
 
 
-MODELS = {"FNO": fno, "SFNO": sfno}
+def harmonics(n: int, batch: int, activation: str = "gelu") -> tuple[nn.Module, Tensor]:
+    """The spherical operator of torch-harmonics' examples, on all harmonics."""
+    from torch_harmonics.examples import models
+
+    kind = getattr(models, "SphericalFourierNeuralOperatorNet", None)  # its name before 0.8
+    model = (kind or models.SphericalFourierNeuralOperator)(
+        img_size=(n, 2 * n), scale_factor=1, in_chans=2, out_chans=1, embed_dim=64, num_layers=4,
+        activation_function=activation,
+    )  # fmt: skip
+    return model, torch.randn(batch, 2, n, 2 * n)
+
+
+MODELS = {
+    "FNO": fno,
+    "SFNO": sfno,
+    "SFNO of torch-harmonics": harmonics,
+    "SFNO of torch-harmonics, ReLU": functools.partial(harmonics, activation="relu"),
+}
 
 
 def prepare(
