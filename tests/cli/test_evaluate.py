@@ -1,4 +1,5 @@
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,11 +24,16 @@ def network(monkeypatch):
     """In place of pretrained ones."""
 
     class Network(torch.nn.Module):
+        def __init__(self, cost):
+            super().__init__()
+            self.config = SimpleNamespace(cost=cost)
+
         @classmethod
         def from_pretrained(cls, name):
-            if name != "zeros":
+            costs = {"zeros": "sqeuclidean", "straight": "euclidean", "round": "geodesic"}
+            if name not in costs:
                 raise FileNotFoundError(f"no model {name!r}")
-            return cls()
+            return cls(costs[name])
 
         def forward(self, mu, nu, geom=None, epsilon=None):
             if float(epsilon.max()) > 0.5:
@@ -71,6 +77,68 @@ def test_tables(call, folder, tmp_path, network):
     for rule in ("mean", "worst"):
         assert all(float(r["seconds"]) > 0 for r in rows(out / f"table_2_{rule}.csv"))
     assert not list(out.glob("*.png"))
+
+
+def test_the_cost_is_that_of_the_model(call, folder, tmp_path, network):
+    options = ("--pairs", 3, "--no-figures", "--tables", "1,4", "-o", tmp_path)
+    result = call("evaluate", "--data", folder, "--model", "straight", *options)
+    assert result.exit_code == 0, result.output
+    report = (tmp_path / "report.md").read_text()
+    assert "## Table 4: error after one iteration, %; cost |x - y|\n" in report
+    assert "cost |x - y|;" in report
+    assert "Published" not in report
+    starts = ("straight", "straight without its network", "ones", "multiscale")
+    table = rows(tmp_path / "table_4.csv")
+    assert [(r["cell"], r["start"]) for r in table] == [
+        (cell, start) for cell in ("MNIST", "CIFAR", "MNIST-CIFAR") for start in starts
+    ]
+    assert all(0 < float(r["mean"]) < 2 for r in table)
+    result = call("evaluate", "--data", folder, "--cost", "euclidean", *options)
+    assert [r["mean"] for r in rows(tmp_path / "table_4.csv")] == [
+        r["mean"] for r in table if r["start"] in ("ones", "multiscale")
+    ]
+
+
+def test_a_model_of_the_sphere_is_evaluated_there(call, folder, tmp_path, network):
+    np.savez(folder / "sphere_mnist.npz", images=np.random.default_rng(0).random((5, 64, 128)))
+    result = call(
+        *("evaluate", "--data", folder, "--model", "round", "--pairs", 2, "--no-figures"),
+        *("--tables", "4", "-o", tmp_path),
+    )
+    assert result.exit_code == 0, result.output
+    assert "## Table 4: error after one iteration, %; cost angle\n" in result.output
+    table = rows(tmp_path / "table_4.csv")
+    assert [(r["cell"], r["start"]) for r in table] == [
+        ("sphere-MNIST", start)
+        for start in ("round", "round without its network", "ones", "multiscale")
+    ]
+
+
+def test_black_images_are_left_out_and_told(call, folder, tmp_path):
+    images = np.load(folder / "CIFAR" / "x.npy")
+    np.save(folder / "CIFAR" / "x.npy", np.concatenate([images, 0 * images]))
+    options = ("--cells", "CIFAR,MNIST", "--pairs", 40, "--tables", "4", "--no-figures")
+    result = call("evaluate", "--data", folder, *options, "-o", tmp_path)
+    assert result.exit_code == 0, result.output
+    line = "cifar: 6 of its images black everywhere and left out, first image 6"
+    assert line in result.output
+    assert f"- {line}" in (tmp_path / "report.md").read_text()
+
+
+def test_what_a_run_would_meet_is_told_before_it(call, folder, tmp_path):
+    """An image of a hundred that is no measure, and one that a grid of the figures misses."""
+    images = np.ones((100, 28, 28), np.float32)
+    images[41, 3, 3] = np.nan
+    np.save(folder / "lfw.npy", images)
+    dots = np.zeros((2, 84, 84), np.uint8)
+    dots[:, 0, 0] = 1  # between the points of any coarser grid
+    np.save(folder / "bear.npy", dots)
+    options = ("--cells", "MNIST,LFW,Bears", "--tables", "4", "--pairs", 200, "--no-figures")
+    result = call("evaluate", "--data", folder, *options, "-o", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "left out: LFW: lfw: image 41 has negative, infinite or NaN pixels" in result.output
+    assert "left out: Bears: bears: image 1 is black everywhere" in result.output
+    assert {r["cell"] for r in rows(tmp_path / "table_4.csv")} == {"MNIST"}
 
 
 def test_meta_ot(call, folder, tmp_path):
@@ -136,6 +204,10 @@ def test_errors_are_one_line(call, folder, tmp_path, network, monkeypatch):
         (("--data", folder, "--tables", "3"), "'3' is none of 1, 2, 4"),
         (("--data", folder, *2 * ("--model", "zeros")), "two starts have the same name"),
         (("--data", folder, "--model", "other"), "--model other: no model 'other'"),
+        (
+            ("--data", folder, "--model", "zeros", "--model", "straight"),
+            "networks for different costs, euclidean and sqeuclidean",
+        ),
     ):
         result = call("evaluate", *arguments, *out)
         assert result.exit_code != 0

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from unot_fast.evaluation import CELLS, measures, pairs, spherical_measures
+from unot_fast.evaluation.datasets import black_images, find_set, load_set
 
 RNG = np.random.default_rng(0)
 
@@ -88,9 +90,43 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
         pairs(CELLS["Bears"], 2, 0, data=tmp_path)
 
 
-def test_a_black_image_is_named_by_its_place_in_the_set(tmp_path):
-    images = np.ones((4, 8, 8), np.uint8)
+def test_black_images_are_never_drawn(tmp_path):
+    images = RNG.integers(1, 256, (4, 8, 8)).astype(np.uint8)
+    np.save(tmp_path / "bear.npy", images[[0, 1, 3]])
+    whole = pairs(CELLS["Bears"], 40, 0, data=tmp_path)
     images[2] = 0
+    (tmp_path / "more").mkdir()
+    np.save(tmp_path / "more" / "bear.npy", images)
+    assert all(map(torch.equal, pairs(CELLS["Bears"], 40, 0, data=tmp_path / "more"), whole))
+    assert len(load_set("bears", tmp_path / "more")) == 3
+    assert black_images("bears", tmp_path / "more") == [2]
+    assert black_images("bears", tmp_path) == []
+    np.save(tmp_path / "lfw.npy", 0 * images)
+    with pytest.raises(ValueError, match=r"lfw: every image in .*lfw\.npy is black"):
+        pairs(CELLS["LFW"], 1, 0, data=tmp_path)
+
+
+def test_an_image_that_a_coarse_grid_misses_is_named_by_its_place(tmp_path):
+    images = np.zeros((3, 12, 12), np.uint8)
+    images[1:] = 1
+    images[1] = 0
+    images[1, 0, 0] = 255  # between the points of three by three
     np.save(tmp_path / "bear.npy", images)
-    with pytest.raises(ValueError, match="bears: image 2 is black"):
-        pairs(CELLS["Bears"], 40, 0, data=tmp_path)
+    assert pairs(CELLS["Bears"], 20, 0, n=12, data=tmp_path)[0].shape == (20, 12, 12)
+    with pytest.raises(ValueError, match="bears: image 1 is black everywhere"):
+        pairs(CELLS["Bears"], 20, 0, n=3, data=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["bear.npy", "full_numpy_bitmap_bear.npy", "full%2Fnumpy_bitmap%2Fbear.npy"]
+)
+def test_quick_draw_is_found_by_the_names_it_comes_with(tmp_path, name):
+    np.save(tmp_path / name, RNG.integers(1, 256, (5, 784)).astype(np.uint8))
+    assert find_set("bears", tmp_path).name == name
+    assert load_set("bears", tmp_path).shape == (5, 28, 28)
+
+
+def test_cells_of_the_plane_have_a_cost():
+    assert CELLS["MNIST"].geometry(5).cost == "sqeuclidean"
+    other = dataclasses.replace(CELLS["MNIST"], cost="euclidean")
+    assert other.geometry(5).cost == "euclidean"

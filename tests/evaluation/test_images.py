@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unot_fast.evaluation import load_images
+from unot_fast.evaluation import load_images, load_labels
 
 RNG = np.random.default_rng(0)
 
@@ -93,6 +93,34 @@ def test_folder_of_pictures(tmp_path):
         load_images(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_grey_pictures_of_16_bits_keep_their_values(tmp_path, name):
+    image = RNG.integers(0, 65536, (10, 8)).astype(np.uint16)
+    Image.fromarray(image).save(tmp_path / name)
+    got = load_images(tmp_path)[0]
+    assert np.array_equal(got.numpy(), image)
+    assert got.dtype.is_signed  # which torch can sum
+
+
+def test_pictures_of_floats_keep_their_values(tmp_path):
+    image = RNG.random((6, 5), dtype=np.float32)
+    Image.fromarray(image).save(tmp_path / "a.tif")
+    assert np.array_equal(load_images(tmp_path)[0].numpy(), image)
+
+
+def test_hidden_files_are_passed_over(tmp_path):
+    """macOS leaves them beside every picture that it copies to other disks."""
+    images = pixels(2, 6, 6)
+    for folder, image in zip("ab", images, strict=True):
+        for where in (tmp_path / folder, tmp_path / ".cache"):
+            where.mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / folder / "x.png")
+        (tmp_path / folder / "._x.png").write_bytes(b"\0\5\x16\7")
+        (tmp_path / ".cache" / "x.png").write_bytes(b"")
+    assert np.array_equal(load_images(tmp_path), images)
+    assert load_labels(tmp_path).tolist() == [0, 1]
+
+
 def test_damaged_picture(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"a\.png: cannot be read"):
@@ -106,6 +134,13 @@ def test_npy(tmp_path, shape):
     np.save(path, images)
     assert np.array_equal(load_images(path, 4), images[:4].reshape(-1, 28, 28))
     assert np.array_equal(load_images(tmp_path), images.reshape(-1, 28, 28))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (5, 9), (32, 1024)])
+def test_npy_of_one_image(tmp_path, shape):
+    image = pixels(*shape)
+    np.save(tmp_path / "x.npy", image)
+    assert np.array_equal(load_images(tmp_path), image[None])
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", ">f8", "bool"])

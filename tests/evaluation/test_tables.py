@@ -54,10 +54,20 @@ def test_iterations(problems):
     assert float(first["std"]) == pytest.approx(float(count.std()))
     assert table.rows["ball"]["Gauss"] == "–"  # noqa: RUF001
     text = table.markdown()
+    assert text.startswith("## Table 1: iterations to 1 % error; cost |x - y|^2 and angle\n")
     assert "ball, Gauss: the Gaussian start needs the squared Euclidean cost" in text
     measured, published = text.split("**Published, not measured here** (500 pairs):")
     assert "| 7 ± 8 |" in published
     assert "| 7 ± 8 |" not in measured
+
+
+def test_published_numbers_stand_beside_their_cost_alone(problems):
+    same = problems["MNIST"]
+    other = Evaluation(same.mu, same.nu, Grid((8, 8), "euclidean"), 0.1)
+    for build in (iterations_table, one_step_table, seconds_table):
+        text = build([("MNIST", other)], [ONES, MULTISCALE]).markdown()
+        assert text.partition("\n")[0].endswith("; cost |x - y|")
+        assert "Published" not in text
 
 
 def test_misses_and_missing_references_are_said(problems):

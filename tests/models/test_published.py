@@ -143,11 +143,75 @@ def without(name):
         (lambda s: s.update({"lifting.weight": torch.zeros(5, 7, 1, 1)}), "takes 7 channels"),
     ],
 )
-def test_other_files_are_refused(change, message):
+def test_other_parameters_are_refused(change, message):
     state = state_dict(**SIZES)
     change(state)
     with pytest.raises(ValueError, match=message):
         PublishedUNOT.from_state_dict(state)
+
+
+class Harmful:
+    """Runs what it likes where it is unpickled."""
+
+    def __reduce__(self):
+        return print, ("harm",)
+
+
+def test_other_files_are_refused(tmp_path, capsys):
+    path = tmp_path / "x.pt"
+    with pytest.raises(FileNotFoundError, match=r"x\.pt is no file"):
+        PublishedUNOT.load(path)
+    path.write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"x\.pt holds no parameters that torch can read"):
+        PublishedUNOT.load(path)
+    torch.save(Harmful(), path)
+    with pytest.raises(ValueError, match=r"x\.pt holds no parameters that torch can read"):
+        PublishedUNOT.load(path)
+    assert capsys.readouterr().out == ""
+    for content, message in (
+        ([torch.zeros(1)], "holds no parameters but a list"),
+        ({0: torch.zeros(1)}, "holds other things"),
+        ({"lifting.weight": 1.0}, "holds other things"),
+        ({}, r"lifting\.weight of 4 axes is missing"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=rf"x\.pt: not a published UNOT: .*{message}"):
+            PublishedUNOT.load(path)
+
+
+def test_parameters_as_other_codes_keep_them(tmp_path):
+    state = state_dict(**SIZES)
+    mu, nu = measures(12)
+    expected = PublishedUNOT.from_state_dict(state)(mu, nu)
+    parallel = {f"module.{k}": v for k, v in state.items()}
+    for content in ({"state_dict": state, "epoch": 3}, parallel, {"state_dict": parallel}):
+        torch.save(content, tmp_path / "x.pt")
+        assert torch.equal(PublishedUNOT.load(tmp_path / "x.pt")(mu, nu), expected)
+
+
+def test_parameters_of_the_sphere_are_not_for_the_plane():
+    state = state_dict(**SIZES)
+    state["fno_blocks.0.spectral_conv.sht_handle._iSHT_cache.10_10.pct"] = torch.zeros(3)
+    with pytest.raises(ValueError, match="domain must be 'sphere'"):
+        PublishedUNOT.from_state_dict(state)
+    PublishedUNOT.from_state_dict(state, domain="sphere")
+
+
+@pytest.mark.parametrize(
+    "geom",
+    [
+        *(Grid((12, 12), "euclidean"), Grid((12, 12), "lp", p=1), Grid((12, 12), extent=2.0)),
+        *(Grid((12, 12), target=(13, 12)), Grid(12), Sphere.published(12), Sphere(12, 12)),
+        Grid((12, 12), lambda d: d.square().sum(-1)),
+    ],
+)
+def test_geometries_of_another_cost_are_refused(geom):
+    mu, nu = measures(12)
+    with pytest.raises(ValueError, match=r"geom must be Grid\(\(n, n\)\), the unit square"):
+        PublishedUNOT(**SIZES)(mu, nu, geom)
+    if geom.__class__ is Grid or geom.grid != "published":
+        with pytest.raises(ValueError, match=r"geom must be Sphere\.published"):
+            PublishedUNOT(**SIZES, domain="sphere")(mu, nu, geom)
 
 
 @pytest.mark.parametrize("geom", [Grid((16, 16)), Sphere.published(16)])

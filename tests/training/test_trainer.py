@@ -1,6 +1,7 @@
 """Training: targets, resuming, several processes, every cost."""
 
 import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import torch
 
 from unot_fast.models import UNOT
 from unot_fast.solver.dispatch import solve
-from unot_fast.training import PRESETS, Trainer, TrainingConfig
+from unot_fast.training import PRESETS, DivergedError, Trainer, TrainingConfig
 from unot_fast.training.pairs import Pairs, bootstrap, moved, moved_batch, solution, symmetries
 
 
@@ -170,15 +171,71 @@ def test_bad_settings(tmp_path):
         ({"adversary": 2.0}, "adversary must be in"),
         ({"resolutions": (20, 10)}, "resolutions must be"),
         ({"batch": 5, "shards": 2}, "batch must be a multiple of shards"),
-        ({"passes": 0}, "passes must be positive"),
+        ({"passes": 0}, "passes must be an integer >= 1"),
+        ({"batch": 16.0}, r"batch must be an integer >= 1; got 16\.0"),
+        ({"batch": True}, "batch must be an integer"),
+        ({"ema": 2}, "ema must be >= 0 and < 1; got 2"),
+        ({"learning_rate": "abc"}, "learning_rate must be a finite number; got 'abc'"),
+        ({"learning_rate": math.nan}, "learning_rate must be a finite number"),
+        ({"clip": 0.0}, "clip must be > 0; got 0"),
+        ({"huber": -1.0}, "huber must be > 0"),
+        ({"resolutions": 16}, "resolutions must be 2 integers; got 16"),
+        ({"adversary": 0.1, "batch": 8}, "several pairs, of the 8 of a shard; got 0.1"),
+        ({"adversary": 1.0, "batch": 2, "shards": 2}, "several pairs, of the 1 of a shard"),
+        ({"generator_size": 8}, r"generator_size must be within resolutions \(10, 96\); got 8"),
+        ({"generator_noise": 0}, "generator_noise must be an integer"),
+        ({"generator_lipschitz": 0}, "generator_lipschitz must be > 0"),
     ):
         with pytest.raises(ValueError, match=message):
             TrainingConfig(**change)
     with pytest.raises(ValueError, match="either rounds or budget"):
         Trainer(small()).run()
+    with pytest.raises(ValueError, match="budget must be positive"):
+        Trainer(small()).run(budget=0.0)
     (tmp_path / "x").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="no checkpoint"):
         Trainer.load(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("resolutions", "size"), [((10, 64), 64), ((10, 96), 64), ((10, 20), 20), ((70, 80), 70)]
+)
+def test_the_adversary_is_trained_at_a_resolution_of_the_training(resolutions, size):
+    config = small(adversary=0.5, resolutions=resolutions)
+    assert Trainer(config).adversary.n == size
+    chosen = dataclasses.replace(config, generator_size=resolutions[0])
+    assert Trainer(chosen).adversary.n == resolutions[0]
+
+
+def test_the_adversary_of_theorem_3():
+    """Bounded, with noise of the measures' resolution; a single pair is then no matter either."""
+    sizes = {"generator_size": 10, "generator_noise": 10, "resolutions": (10, 12)}
+    options = {"generator_lipschitz": 0.9, "generator_scale": 0.7, "generator_dust": 1e-5}
+    trainer = Trainer(small(adversary=0.1, batch=10, **sizes, **options))
+    trainer.run(rounds=1)
+    generator = trainer.adversary
+    assert (generator.n, generator.noise, generator.scale, generator.dust) == (10, 10, 0.7, 1e-5)
+    assert not any(isinstance(m, torch.nn.BatchNorm1d) for m in generator.modules())
+
+
+@pytest.mark.parametrize("of", ["model", "adversary"])
+def test_what_diverges_stops_and_is_not_kept(of, tmp_path):
+    trainer = Trainer(small(adversary=0.5))
+    trainer.run(rounds=2, path=tmp_path / "x")
+    with torch.no_grad():
+        next(getattr(trainer, of).parameters()).fill_(math.nan)
+    with pytest.raises(DivergedError, match=r"diverged in round 3: loss nan.*learning_rate"):
+        trainer.run(rounds=9, path=tmp_path / "x", save_every=0.0)
+    kept = Trainer.load(tmp_path / "x")
+    assert len(kept.history) == 2
+    assert all(p.isfinite().all() for p in kept.average.parameters())
+
+
+def test_the_error_on_other_pairs_is_kept_beside_the_loss():
+    trainer = Trainer(small())
+    trainer.run(rounds=1)
+    trainer.run(rounds=2, cost_error=lambda network: 0.25 if network is trainer.average else 1)
+    assert [row.cost_error for row in trainer.history] == [None, 0.25]
 
 
 def test_a_budget_ends_the_training():

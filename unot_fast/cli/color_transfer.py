@@ -26,7 +26,13 @@ _picture = click.Path(dir_okay=False, path_type=Path)
 @click.argument("b", type=_file)
 @click.option("-o", "--output", type=_picture, required=True, help="A with the colours of B.")
 @click.option("--back", type=_picture, help="Also write B with the colours of A.")
-@click.option("--budget", type=Duration(), default="20s", show_default=True, help="E.g. 90s or 5m.")
+@click.option(
+    "--budget",
+    type=Duration(positive=True),
+    default="20s",
+    show_default=True,
+    help="E.g. 90s or 5m.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @library_errors()
 def command(a: Path, b: Path, output: Path, back: Path | None, budget: float, seed: int) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import functools
+import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -32,6 +33,7 @@ from unot_fast.evaluation.datasets import (
     DATA_VARIABLE,
     PUBLISHED_CELLS,
     PUBLISHED_DUST,
+    black_images,
     load_set,
 )
 from unot_fast.evaluation.datasets import data_directory as find_data
@@ -44,6 +46,7 @@ from unot_fast.evaluation.figures import (
 from unot_fast.evaluation.sweeps import Sweep, sweep
 from unot_fast.evaluation.tables import (
     Table,
+    cost_name,
     iterations_table,
     one_step_table,
     seconds_table,
@@ -52,6 +55,7 @@ from unot_fast.geometry import Grid
 from unot_fast.training import train_meta_ot
 
 TABLES = ("1", "2", "4")
+PLANAR_COSTS = ("sqeuclidean", "euclidean")
 _SEED = 0
 _BATCH = 64  # of the times, as published
 _TABLE_4_SIZE = 28
@@ -104,13 +108,17 @@ class _Names(click.ParamType):
     type=click.Choice(_PLANAR_SETS),
     help="Train the network of Meta OT on this set, at 28 x 28, and evaluate it too.",
 )
-@click.option("--meta-ot-budget", type=Duration(), default="3m", show_default=True)
+@click.option("--meta-ot-budget", type=Duration(positive=True), default="3m", show_default=True)
 @click.option(
     "--cells",
     type=_Names(tuple(CELLS)),
-    default=",".join(PUBLISHED_CELLS),
-    show_default=True,
-    help=f"Pairs of image sets, of {', '.join(CELLS)}.",
+    help=f"Pairs of image sets, of {', '.join(CELLS)}.  [default: those of the plane, of the "
+    "sphere, or both, by the costs of the models]",
+)
+@click.option(
+    "--cost",
+    type=click.Choice(PLANAR_COSTS),
+    help="Of the plane: |x - y|^2 or |x - y|.  [default: that of the models, or sqeuclidean]",
 )
 @click.option("--pairs", "count", type=click.IntRange(min=1), default=500, show_default=True)
 @click.option(
@@ -142,7 +150,8 @@ def command(
     models: tuple[str, ...],
     meta_ot_set: str | None,
     meta_ot_budget: float,
-    cells: tuple[str, ...],
+    cells: tuple[str, ...] | None,
+    cost: str | None,
     count: int,
     epsilon: float,
     dust: float,
@@ -154,14 +163,16 @@ def command(
     """Compare starts of the iteration by the protocol of the UNOT paper.
 
     Random pairs of images of each cell are solved to convergence. Then starts are measured: the
-    models given, ones, Gauss and multiscale. Of a model there is also what its network corrects,
-    called MODEL without its network: sweeps on cells and their way to the grid. Table 1 counts
-    plain iterations to 1 % error of the transport cost, table 2 has the seconds for a batch of 64
-    (also to 1 % of its worst pair), and table 4 the error after one iteration at 28 x 28.
+    models given, ones, Gauss (of |x - y|^2 alone) and multiscale. Of a model there is also what its
+    network corrects, called MODEL without its network: sweeps on cells and their way to the grid.
+    The plane has the cost that the models are for. Table 1 counts plain iterations to 1 % error of
+    the transport cost, table 2 has the seconds for a batch of 64 (also to 1 % of its worst pair),
+    and table 4 the error after one iteration at 28 x 28.
 
     The folder of image sets holds, for each set, a file or folder whose name begins with mnist,
     cifar, lfw, bear, sphere_mnist or sphere_earth: MNIST's idx files, CIFAR-10's binary version,
-    pictures, or .npy and .npz arrays. Sets that are missing are reported, and their cells left out.
+    pictures, or .npy and .npz arrays. Sets that are missing are reported, and their cells left out;
+    so are images that are black everywhere.
 
     Writes report.md with all tables and, beside them, the published numbers; a .csv file for every
     table and figure; and the figures as .png.
@@ -172,20 +183,27 @@ def command(
         folder = find_data(data)
     except FileNotFoundError as error:
         raise click.ClickException(str(error)) from error
-    starts = [*(start for name in models for start in _model(name)), ONES, GAUSS, MULTISCALE]
+    loaded = [_model(name) for name in models]
+    costs = {starts[0].start.config.cost for starts in loaded}
+    cost = cost or _planar_cost(costs)
+    names = cells or _cells_of(costs)
+    asked = [CELLS[n] if CELLS[n].spherical else replace(CELLS[n], cost=cost) for n in names]
+    starts = [*(start for of_model in loaded for start in of_model), *_plain_starts(asked)]
     if len({start.name for start in starts}) < len(starts):
         raise click.ClickException("--model: two starts have the same name")
     setting = _Setting(folder, count, epsilon, dust)
-    chosen, missing = _available([CELLS[name] for name in cells], setting)
-    for line in missing:
-        warn(f"left out: {line}")
+    chosen, missing = _available(asked, setting, _resolutions(tables, figures))
+    notes = [f"left out: {line}" for line in missing]
+    notes += _black(chosen, folder)
+    for line in notes:
+        warn(line)
     if not chosen:
         raise click.ClickException(f"no cell can be evaluated with the images in {folder}")
 
-    notes = [f"- left out: {line}" for line in missing]
+    notes = [f"- {line}" for line in notes]
     if meta_ot_set is not None:
         start, note = _meta_ot(meta_ot_set, meta_ot_budget, setting, chosen)
-        starts.insert(-3, start)
+        starts.insert(starts.index(ONES), start)
         notes.append(f"- {note}")
     output.mkdir(parents=True, exist_ok=True)
     steps = len(tables) + ("2" in tables)
@@ -235,9 +253,34 @@ def _model(name: str) -> list[Start]:
     return [Start(label, model), Start(f"{label} without its network", model.without_network())]
 
 
+def _planar_cost(costs: set[str]) -> str:
+    """That of the models, of which there must be one at most."""
+    planar = sorted(costs & set(PLANAR_COSTS))
+    if len(planar) > 1:
+        raise click.ClickException(
+            f"--model: networks for different costs, {' and '.join(planar)}; evaluate them apart, "
+            "or say --cost"
+        )
+    return planar[0] if planar else PLANAR_COSTS[0]
+
+
+def _cells_of(costs: set[str]) -> tuple[str, ...]:
+    """Cells of the plane, of the sphere, or both: those that there are models for."""
+    planar = not costs or bool(costs & set(PLANAR_COSTS))
+    return tuple(
+        name for name, cell in CELLS.items() if ("geodesic" in costs if cell.spherical else planar)
+    )
+
+
+def _plain_starts(cells: list[Cell]) -> list[Start]:
+    squared = any(not cell.spherical and cell.cost == "sqeuclidean" for cell in cells)
+    return [ONES, GAUSS, MULTISCALE] if squared else [ONES, MULTISCALE]
+
+
 def _meta_ot(name: str, budget: float, setting: _Setting, cells: list[Cell]) -> tuple[Start, str]:
     """The network of Meta OT trained on a set, and what the report says of it."""
     n, seen = _TABLE_4_SIZE, 0
+    cost = next((cell.cost for cell in cells if not cell.spherical), PLANAR_COSTS[0])
     with tqdm(total=round(budget), desc="Meta OT", unit="s", disable=None) as progress:
 
         def report(step: int, objective: float) -> None:
@@ -250,7 +293,7 @@ def _meta_ot(name: str, budget: float, setting: _Setting, cells: list[Cell]) -> 
             images = measures(load_set(name, setting.data), n, setting.dust).to(device("auto"))
             begin = time.perf_counter()
             model = train_meta_ot(
-                images, Grid((n, n)), setting.epsilon, budget=budget, report=report
+                images, Grid((n, n), cost), setting.epsilon, budget=budget, report=report
             )
         except (OSError, ValueError) as error:
             raise click.ClickException(f"--meta-ot {name}: {error}") from error
@@ -268,19 +311,40 @@ def _meta_ot(name: str, budget: float, setting: _Setting, cells: list[Cell]) -> 
     return Start("Meta OT", model), note
 
 
-def _available(cells: list[Cell], setting: _Setting) -> tuple[list[Cell], list[str]]:
-    """The cells whose images are there, and what is wrong with the others."""
-    problems = {cell: _missing(cell, setting) for cell in cells}
+def _resolutions(tables: tuple[str, ...], figures: bool) -> list[int | None]:
+    """At which cells are evaluated; None is their own."""
+    sizes: list[int | None] = [_TABLE_4_SIZE] if set(tables) == {"4"} else [None, _TABLE_4_SIZE]
+    return [None, *sizes, *_RESOLUTIONS, *_COARSE_RESOLUTIONS] if figures else sizes
+
+
+def _available(
+    cells: list[Cell], setting: _Setting, sizes: list[int | None]
+) -> tuple[list[Cell], list[str]]:
+    """The cells whose images are there and make measures, and what is wrong with the others."""
+    problems = {cell: _missing(cell, setting, sizes) for cell in cells}
     lines = [f"{cell.name}: {why}" for cell, why in problems.items() if why]
     return [cell for cell, why in problems.items() if why is None], lines
 
 
-def _missing(cell: Cell, setting: _Setting) -> str | None:
+def _missing(cell: Cell, setting: _Setting, sizes: list[int | None]) -> str | None:
+    counts = {min(setting.count, most) for most in (setting.count, _BATCH, _SWEEP_PAIRS)}
     try:
-        pairs(cell, 1, _SEED, None, setting.dust, setting.data)
+        for n, count in itertools.product(sizes, counts):
+            pairs(cell, count, _SEED, n, setting.dust, setting.data)
     except (OSError, ValueError, ModuleNotFoundError) as error:
         return str(error)
     return None
+
+
+def _black(cells: list[Cell], data: Path) -> list[str]:
+    """What is said of images that are never drawn."""
+    names = dict.fromkeys(name for cell in cells for name in (cell.source, cell.target))
+    found = {name: black_images(name, data) for name in names}
+    return [
+        f"{name}: {len(black)} of its images black everywhere and left out, first image {black[0]}"
+        for name, black in found.items()
+        if black
+    ]
 
 
 def _measure(
@@ -389,6 +453,10 @@ def _write_csv(path: Path, records: list[dict]) -> None:
         writer.writerows(records)
 
 
+def _cost_names(cells: list[Cell]) -> str:
+    return " and ".join(dict.fromkeys(cost_name(cell.geometry(2)) for cell in cells))
+
+
 def _header(setting: _Setting, cells: list[Cell], starts: list[Start], notes: list[str]) -> str:
     on = device("auto")
     machine = torch.cuda.get_device_name() if on.type == "cuda" else "CPU"
@@ -396,8 +464,8 @@ def _header(setting: _Setting, cells: list[Cell], starts: list[Start], notes: li
         "# Starts of Sinkhorn's iteration, by the published protocol",
         "",
         f"unot-fast {__version__}; {setting.count} random pairs per cell, seed {_SEED}; epsilon "
-        f"{setting.epsilon:g}, dust {setting.dust:g}; {machine}, {torch.get_num_threads()} "
-        f"threads. Starts: {', '.join(start.name for start in starts)}.",
+        f"{setting.epsilon:g}, dust {setting.dust:g}; cost {_cost_names(cells)}; {machine}, "
+        f"{torch.get_num_threads()} threads. Starts: {', '.join(start.name for start in starts)}.",
         "",
         "Errors are those of the transport cost <C, P>, relative to the converged one (marginal "
         "error below 1e-7 in float64). ones: scaling v = 1. Gauss: the start of Thornton & Cuturi "

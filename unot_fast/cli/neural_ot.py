@@ -31,7 +31,11 @@ from unot_fast.experiments import (
 from unot_fast.neural_ot import NeuralOT, energy_distance
 
 _budget = click.option(
-    "--budget", type=Duration(), default="60s", show_default=True, help="Of a fit, e.g. 90s or 20m."
+    "--budget",
+    type=Duration(positive=True),
+    default="60s",
+    show_default=True,
+    help="Of a fit, e.g. 90s or 20m.",
 )
 _seeds = click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True)
 _output = click.option(
@@ -201,7 +205,7 @@ def toys(names: tuple[str, ...], output: Path, seed: int, budget: float) -> None
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.argument("target", type=click.Path(exists=True, path_type=Path))
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True)
-@click.option("--network-budget", type=Duration(), default="2m", show_default=True,
+@click.option("--network-budget", type=Duration(positive=True), default="2m", show_default=True,
               help="Of each autoencoder and of the classifier.")  # fmt: skip
 @click.option("--latent", type=click.IntRange(min=1), default=15, show_default=True,
               help="Numbers that stand for an image.")  # fmt: skip

@@ -34,11 +34,17 @@ class Duration(click.ParamType):
     name = "duration"
     _units: ClassVar = {"s": 1, "m": 60, "h": 3600}
 
+    def __init__(self, positive: bool = False):
+        self.positive = positive
+
     def convert(self, value, param, ctx):
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", str(value))
         if match is None:
             self.fail(f"{value!r} is no duration such as 90s, 30m or 2h", param, ctx)
-        return float(match[1]) * self._units[match[2]]
+        seconds = float(match[1]) * self._units[match[2]]
+        if self.positive and seconds == 0:
+            self.fail(f"{value!r} is no time at all", param, ctx)
+        return seconds
 
 
 _POSITIVE = click.FloatRange(min=0, min_open=True)

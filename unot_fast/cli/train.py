@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -14,20 +15,25 @@ import torch.distributed as dist
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from unot_fast.cli.options import Duration
+from unot_fast.cli.options import Duration, warn
+from unot_fast.evaluation import CostError
 from unot_fast.evaluation.tables import Table, stages_table
-from unot_fast.training import PRESETS, Row, Trainer, TrainingConfig
+from unot_fast.models import UNOT
+from unot_fast.training import PRESETS, DivergedError, Row, Trainer, TrainingConfig
+from unot_fast.training.log import Log
 from unot_fast.training.pairs import Pairs
+from unot_fast.training.processes import own_shards
 from unot_fast.training.stages import Stages
 
 _STAGE_PAIRS = 500  # of each stage, as published
+_LEAST_BETWEEN_PLOTS = 10.0  # seconds
 
 
 @click.command()
 @click.option(
     "--preset", type=click.Choice(list(PRESETS)), default="sqeuclidean", show_default=True
 )
-@click.option("--budget", type=Duration(), help="Train for so long, e.g. 30m.")
+@click.option("--budget", type=Duration(positive=True), help="Train for so long, e.g. 30m.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Train so many rounds instead.")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True)
 @click.option(
@@ -39,6 +45,12 @@ _STAGE_PAIRS = 500  # of each stage, as published
 )
 @click.option("--device", default=None, help="Default: cuda where there is one.")
 @click.option("--save-every", type=Duration(), default="60s", help="Between checkpoints.")
+@click.option(
+    "--validate-data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of image sets as for `evaluate`: also tell the mean error of the cost after one "
+    "iteration on pairs of them.",
+)
 @click.option(
     "--stages",
     is_flag=True,
@@ -53,32 +65,41 @@ def command(
     settings: tuple[str, ...],
     device: str | None,
     save_every: float,
+    validate_data: Path | None,
     stages: bool,
     tensorboard: bool,
 ) -> None:
     """Train a transport network.
 
-    Writes model.safetensors (the averaged weights), log.csv, losses.png, measures.png and
-    checkpoint.pt to the output folder. The same command goes on where it was interrupted, at
-    whatever moment that was. Under torchrun the processes share every batch; --set shards=N gives
-    each its part. With --stages there are stage_00.pt to stage_70.pt too, and stages.md at the end.
+    Writes model.safetensors (the averaged weights, at the end), log.csv (a line for each round),
+    losses.png, measures.png and checkpoint.pt to the output folder. The same command goes on where
+    it was interrupted, at whatever moment that was. Under torchrun the processes share every batch;
+    --set shards=N gives each its part. With --stages there are stage_00.pt to stage_70.pt too, and
+    stages.md at the end.
+
+    Of the adversary's generator --set generator_lipschitz=0.9 --set generator_noise=N with
+    generator_size=N is the form of the paper's Theorem 3, which can reach every pair of measures.
     """
     if (budget is None) == (rounds is None):
         raise click.UsageError("give either --budget or --rounds")
     config = _configured(PRESETS[preset], settings)
     if stages and not config.adversary:
         raise click.UsageError("--stages needs an adversary: --set adversary=SHARE")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device(device)
     first = _join(device)
-    output.mkdir(parents=True, exist_ok=True)
-    trainer = _trainer(config, output / "checkpoint.pt", device)
-    if first:
-        size = sum(p.numel() for p in trainer.model.parameters())
-        click.echo(f"{preset}: {size / 1e6:.2f} million parameters on {device}")
-        if trainer.history:
-            click.echo(f"goes on after round {trainer.history[-1].round}")
     try:
-        _run(trainer, budget, rounds, save_every, output, first, stages, tensorboard)
+        own_shards(config.shards)
+        cost_error = _cost_error(validate_data, config, device) if first else None
+        output.mkdir(parents=True, exist_ok=True)
+        trainer = _trainer(config, output / "checkpoint.pt", device)
+        if first:
+            size = sum(p.numel() for p in trainer.model.parameters())
+            click.echo(f"{preset}: {size / 1e6:.2f} million parameters on {device}")
+            if trainer.history:
+                click.echo(f"goes on after round {trainer.history[-1].round}")
+        _run(trainer, budget, rounds, save_every, output, first, stages, tensorboard, cost_error)
+    except (DivergedError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -93,12 +114,15 @@ def _run(
     first: bool,
     stages: bool,
     tensorboard: bool,
+    cost_error: Callable[[UNOT], float] | None,
 ) -> None:
     kept = Stages(output) if stages and first else None
     board = _board(output) if tensorboard and first else None
+    log = Log(output / "log.csv", trainer.history) if first else None
     total = rounds if rounds is not None else round(budget)
     done = len(trainer.history) if rounds is not None else _seconds(trainer)
     unit = "round" if rounds is not None else "s"
+    drawn = time.perf_counter()
     with tqdm(
         total=total, initial=min(total, round(done)), unit=unit, disable=None if first else True
     ) as bar:
@@ -107,23 +131,40 @@ def _run(
             return row.round / rounds if rounds is not None else row.seconds / budget
 
         def report(row: Row) -> None:
+            nonlocal drawn
             if kept is not None:
                 kept.keep(trainer, share)
             spent = row.round if rounds is not None else min(total, round(row.seconds))
             bar.update(spent - bar.n)
-            bar.set_postfix(loss=f"{row.loss:.4f}", validation=f"{row.validation:.4f}")
+            shown = {"loss": f"{row.loss:.4f}", "validation": f"{row.validation:.4f}"}
+            if row.cost_error is not None:
+                shown["cost"] = f"{row.cost_error:.2%}"
+            bar.set_postfix(shown)
             if board is not None:
-                for name in ("loss", "validation", "learning_rate"):
-                    board.add_scalar(name, getattr(row, name), row.samples)
+                for name in ("loss", "validation", "learning_rate", "cost_error"):
+                    if (value := getattr(row, name)) is not None:
+                        board.add_scalar(name, value, row.samples)
+            if log is not None:
+                log.add(row)
+                if time.perf_counter() - drawn > max(save_every, _LEAST_BETWEEN_PLOTS):
+                    _draw(trainer, output)
+                    drawn = time.perf_counter()
 
         if kept is not None and not trainer.history:
             kept.keep(trainer, share)
-        path = output / "checkpoint.pt"
-        trainer.run(rounds=rounds, budget=budget, path=path, save_every=save_every, report=report)
+        trainer.run(
+            rounds=rounds,
+            budget=budget,
+            path=output / "checkpoint.pt",
+            save_every=save_every,
+            report=report,
+            cost_error=cost_error,
+        )
     if not first:
         return
     if board is not None:
         board.close()
+    log.close()
     last = trainer.history[-1]
     card = {
         "loss": trainer.config.loss,
@@ -133,20 +174,39 @@ def _run(
         "validation": last.validation,
         "device": str(trainer.device),
     }
+    real = ""
+    if last.cost_error is not None:
+        card["cost_error"] = last.cost_error
+        real = f", cost after one iteration on real pairs off by {last.cost_error:.2%}"
     trainer.average.save_pretrained(output / "model.safetensors", card=card)
-    with (output / "log.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in dataclasses.fields(Row)])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in trainer.history)
-    _losses(trainer.history).savefig(output / "losses.png", dpi=150)
-    _measures(trainer).savefig(output / "measures.png", dpi=150)
+    _draw(trainer, output)
     if kept is not None:
         table = _stages(trainer, kept)
         (output / "stages.md").write_text(table.markdown())
     click.echo(
         f"{last.samples} samples in {last.seconds:.0f} s, {last.samples / last.seconds:.0f} per "
-        f"second; loss {last.loss:.4f}, validation {last.validation:.4f}; written to {output}"
+        f"second; loss {last.loss:.4f}, validation {last.validation:.4f}{real}; written to {output}"
     )
+
+
+def _device(name: str | None) -> str:
+    """The device asked for, if it is there; by default a GPU where there is one."""
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise click.BadParameter(f"{name}: {reason}", param_hint="--device") from error
+    return name
+
+
+def _cost_error(data: Path | None, config: TrainingConfig, device: str) -> CostError | None:
+    if data is None:
+        return None
+    found = CostError(data, config.model, device=device)
+    for line in found.missing:
+        warn(f"left out: {line}")
+    return found
 
 
 def _configured(config: TrainingConfig, settings: tuple[str, ...]) -> TrainingConfig:
@@ -223,6 +283,11 @@ def _stages(trainer: Trainer, kept: Stages) -> Table:
     return table
 
 
+def _draw(trainer: Trainer, output: Path) -> None:
+    _losses(trainer.history).savefig(output / "losses.png", dpi=150)
+    _measures(trainer).savefig(output / "measures.png", dpi=150)
+
+
 def _losses(history: list[Row]) -> Figure:
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     ax = figure.subplots()
@@ -231,14 +296,23 @@ def _losses(history: list[Row]) -> Figure:
     ax.semilogy(seconds, [row.validation for row in history], label="held back, averaged weights")
     ax.set_xlabel("seconds")
     ax.set_ylabel("squared error of the potential / epsilon$^2$")
+    real = [(row.seconds, row.cost_error) for row in history if row.cost_error is not None]
+    if real:
+        ax.semilogy(*zip(*real, strict=True), label="real pairs: relative error of the cost")
     ax.legend(frameon=False)
     return figure
 
 
 def _measures(trainer: Trainer) -> Figure:
-    """Pairs that the network was trained on."""
+    """Pairs such as the network is trained on."""
     pairs = Pairs(trainer.model, trainer.config, trainer.adversary)
+    # Not in the mode of training, where a single pair has no batch normalisation to go through,
+    # and a figure would change the statistics.
+    generator = trainer.adversary or torch.nn.Identity()
+    mode = generator.training
+    generator.eval()
     batch = pairs.draw(12, pairs.random(-3))
+    generator.train(mode)
     figure = Figure(figsize=(12, 2.4), layout="constrained")
     axes = figure.subplots(2, 12)
     for row, side in zip(axes, (batch.a, batch.b), strict=True):

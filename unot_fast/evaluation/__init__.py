@@ -5,6 +5,7 @@ from unot_fast.evaluation.images import load_images
 from unot_fast.evaluation.labels import load_labels
 from unot_fast.evaluation.protocol import Evaluation, Statistics, Timing
 from unot_fast.evaluation.starts import GAUSS, MULTISCALE, ONES, Start
+from unot_fast.evaluation.validation import CostError
 
 __all__ = [
     "CELLS",
@@ -12,6 +13,7 @@ __all__ = [
     "MULTISCALE",
     "ONES",
     "Cell",
+    "CostError",
     "Evaluation",
     "Start",
     "Statistics",

@@ -24,7 +24,7 @@ _SETS = {
     "mnist": ("mnist*", "train-images*idx3-ubyte*"),
     "cifar": ("cifar*",),
     "lfw": ("lfw*",),
-    "bears": ("bear*", "full_numpy_bitmap_bear*"),
+    "bears": ("bear*", "full_numpy_bitmap_bear*", "full%2fnumpy_bitmap%2fbear*"),
     "sphere_mnist": ("sphere_mnist*",),
     "sphere_earth": ("sphere_earth*",),
 }
@@ -46,6 +46,8 @@ class Cell:
     epsilon_unit : float
         What one unit of the published epsilon is in units of the cost here. On the sphere 10, for
         the published cost there is the angle divided by 10.
+    cost : {"sqeuclidean", "euclidean"}
+        In the plane; that of the publication is |x - y|^2.
     """
 
     name: str
@@ -54,11 +56,12 @@ class Cell:
     n: int
     spherical: bool = False
     epsilon_unit: float = 1.0
+    cost: str = "sqeuclidean"
 
     def geometry(self, n: int | None = None) -> Geometry:
-        """The unit square with |x - y|^2, or the sphere with the angle between points."""
+        """The unit square with the cell's cost, or the sphere with the angle between points."""
         n = n or self.n
-        return Sphere(n, 2 * n) if self.spherical else Grid((n, n))
+        return Sphere(n, 2 * n) if self.spherical else Grid((n, n), self.cost)
 
 
 CELLS = {
@@ -110,12 +113,30 @@ def find_set(name: str, data: Path) -> Path:
 def load_set(name: str, data: str | Path | None = None) -> Tensor:
     """Images of a set, shape (N, h, w); of a larger one 5000, as `load_images` chooses them.
 
+    Those that are black everywhere are left out, since they are no measures.
+
     Raises
     ------
     FileNotFoundError, ValueError
-        It is missing or damaged.
+        It is missing or damaged, or all of it is black.
     """
-    return _load(find_set(name, data_directory(data)))
+    images, usable = _set(name, data)
+    return images if len(usable) == len(images) else images[usable]
+
+
+def black_images(name: str, data: str | Path | None = None) -> list[int]:
+    """Places in a set of the images that `load_set` and `pairs` leave out."""
+    images, usable = _set(name, data)
+    return np.setdiff1d(np.arange(len(images)), usable).tolist()
+
+
+def _set(name: str, data: str | Path | None) -> tuple[Tensor, np.ndarray]:
+    """All images of a set, and the places of those that have mass."""
+    path = find_set(name, data_directory(data))
+    images, usable = _load(path)
+    if len(usable) == 0:
+        raise ValueError(f"{name}: every image in {path} is black everywhere")
+    return images, usable
 
 
 def pairs(
@@ -128,7 +149,7 @@ def pairs(
 ) -> tuple[Tensor, Tensor]:
     """Random pairs of measures, drawn with replacement and independently of each other.
 
-    The images are those of `load_set`.
+    The images are those of `load_set`: one that is black everywhere is never drawn.
 
     Parameters
     ----------
@@ -150,15 +171,16 @@ def pairs(
     Raises
     ------
     FileNotFoundError, ValueError
-        A set is missing or damaged, or an image of it is black; the message names it.
+        A set is missing or damaged, or an image of it has no mass at this resolution; the message
+        names it.
     """
     if count < 1:
         raise ValueError(f"count must be positive; got {count}")
     rng = np.random.default_rng(seed)
     sides = []
     for name in (cell.source, cell.target):
-        images = load_set(name, data)
-        drawn = rng.integers(0, len(images), count)
+        images, usable = _set(name, data)
+        drawn = usable[rng.integers(0, len(usable), count)]
         as_measures = spherical_measures if cell.spherical else measures
         try:
             sides.append(as_measures(images[drawn], n or cell.n, dust, drawn))
@@ -168,8 +190,9 @@ def pairs(
 
 
 @functools.lru_cache(maxsize=len(_SETS))
-def _load(path: Path) -> Tensor:
-    return load_images(path, _LIMIT)
+def _load(path: Path) -> tuple[Tensor, np.ndarray]:
+    images = load_images(path, _LIMIT)
+    return images, (images != 0).flatten(1).any(1).nonzero()[:, 0].numpy()
 
 
 def measures(

@@ -14,12 +14,13 @@ from torch import Tensor
 _PICTURES = {".png", ".jpg", ".jpeg", ".pgm", ".ppm", ".bmp", ".tif", ".tiff", ".gif", ".webp"}
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 _IDX = {"image": (0x803, 3), "label": (0x801, 1)}  # magic number, how many sizes
+_QUICKDRAW_SIDE = 28
 _CIFAR_SIDE = 32
 _CIFAR_RECORD = 1 + 3 * _CIFAR_SIDE**2
 KINDS = (
-    "an .npz file with an array 'images'; a .npy array (N, h, w), or (N, h * h) as Quick, Draw! "
-    "has it; MNIST's *idx3-ubyte files, also .gz; CIFAR-10's binary version (data_batch_*.bin); "
-    "or a folder of pictures, nested folders included"
+    "an .npz file with an array 'images'; a .npy array (N, h, w), (N, 784) as Quick, Draw! has it, "
+    "or (h, w), one image; MNIST's *idx3-ubyte files, also .gz; CIFAR-10's binary version "
+    "(data_batch_*.bin); or a folder of pictures, nested folders included"
 )
 
 
@@ -29,16 +30,18 @@ def load_images(path: str | Path, limit: int | None = None) -> Tensor:
     Parameters
     ----------
     path : str or Path
-        An ``.npz`` file with an array ``images``, a ``.npy`` array (N, h, w) or (N, h * h), an
-        ``idx3-ubyte`` file (``.gz`` or not), a ``.bin`` file of CIFAR-10, or a folder that holds
-        one of these or pictures. Of a split data set the training part is taken.
+        An ``.npz`` file with an array ``images``; a ``.npy`` array (N, h, w), (N, 784) as Quick,
+        Draw! has it, or (h, w), one image; an ``idx3-ubyte`` file (``.gz`` or not); a ``.bin``
+        file of CIFAR-10; or a folder that holds one of these or pictures, where hidden files are
+        passed over. Of a split data set the training part is taken.
     limit : int, optional
         Most images: the first ones, of a folder of pictures equally spaced ones by name.
 
     Returns
     -------
     Tensor, shape (N, h, w)
-        Of the dtype of the file; uint8 for pictures and for luminances of colour images.
+        Of the dtype of the file; uint8 for luminances of colour images. Grey pictures keep their
+        values, of 16 bits too.
 
     Raises
     ------
@@ -67,6 +70,15 @@ def is_readable(path: Path) -> bool:
     """Whether it is a folder, or a file that `load_images` knows by its name."""
     known = path.suffix.lower() in {".npz", ".npy", ".bin"} | _PICTURES
     return path.is_dir() or known or "idx3-ubyte" in path.name.lower()
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """All files within a folder by name, but hidden ones such as macOS leaves beside pictures."""
+
+    def hidden(path: Path) -> bool:
+        return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+    return sorted(p for p in folder.rglob("*") if p.is_file() and not hidden(p))
 
 
 def idx_file(files: list[Path]) -> Path | None:
@@ -114,7 +126,7 @@ def _from_file(path: Path, limit: int | None) -> np.ndarray:
 
 
 def _from_folder(path: Path, limit: int | None) -> np.ndarray:
-    files = sorted(p for p in path.rglob("*") if p.is_file())
+    files = visible_files(path)
     if idx := idx_file(files):
         return read_idx(idx, "image", limit)
     if batches := [p for p in files if p.name.startswith("data_batch_") and p.suffix == ".bin"]:
@@ -151,11 +163,11 @@ def _npy(path: Path) -> np.ndarray:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"{path}: cannot be read as .npy: {error}") from error
-    if isinstance(images, np.ndarray) and images.ndim == 2:
-        side = round(images.shape[1] ** 0.5)
-        if side**2 == images.shape[1]:
-            return images.reshape(-1, side, side)
-    return images
+    if not isinstance(images, np.ndarray) or images.ndim != 2:
+        return images
+    if images.shape[1] == _QUICKDRAW_SIDE**2:
+        return images.reshape(-1, _QUICKDRAW_SIDE, _QUICKDRAW_SIDE)
+    return images[None]
 
 
 def _cifar(paths: list[Path], limit: int | None) -> np.ndarray:
@@ -186,7 +198,8 @@ def _pictures(paths: list[Path]) -> np.ndarray:
     for path in paths:
         try:
             with Image.open(path) as image:
-                images.append(np.asarray(image.convert("L")))
+                grey = image.mode in ("I", "F") or image.mode.startswith("I;16")
+                images.append(np.asarray(image if grey else image.convert("L")))
         except (OSError, SyntaxError, ValueError) as error:
             raise ValueError(f"{path}: cannot be read as a picture: {error}") from error
         if images[-1].shape != images[0].shape:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unot_fast.evaluation.images import idx_file, pictures_of, read_idx
+from unot_fast.evaluation.images import idx_file, pictures_of, read_idx, visible_files
 
 
 def load_labels(path: str | Path) -> Tensor:
@@ -36,7 +36,7 @@ def load_labels(path: str | Path) -> Tensor:
             if "labels" not in archive:
                 raise ValueError(f"{path}: has no array 'labels', only {archive.files}")
             return torch.from_numpy(archive["labels"].astype(np.int64))
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    files = visible_files(path) if path.is_dir() else [path]
     if images := idx_file(files):
         beside = images.with_name(images.name.replace("images", "labels").replace("idx3", "idx1"))
         if beside == images or not beside.exists():

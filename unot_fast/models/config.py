@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from unot_fast.models.numbers import check_integer, check_integers, check_number
+
 COSTS = ("sqeuclidean", "euclidean", "geodesic")
 
 
@@ -53,6 +55,21 @@ class UNOTConfig:
     coordinates: bool = False
 
     def __post_init__(self):
+        check_integers("modes", self.modes, 2)
+        if self.cells is not None:
+            check_integers("cells", self.cells, 2, least=2)
+        for name in ("width", "depth"):
+            check_integer(name, getattr(self, name))
+        if self.hidden is not None:
+            check_integer("hidden", self.hidden)
+        check_integer("sweeps", self.sweeps, least=0)
+        if not isinstance(self.coordinates, bool):
+            raise ValueError(f"coordinates must be true or false; got {self.coordinates!r}")
+        if not isinstance(self.epsilon, (tuple, list)) or len(self.epsilon) != 2:
+            raise ValueError(f"epsilon must be a pair of numbers; got {self.epsilon!r}")
+        for value in self.epsilon:
+            check_number("epsilon", value)
+        check_number("default_epsilon", self.default_epsilon)
         for name in ("epsilon", "cells", "modes"):  # lists, where they come from a file
             value = getattr(self, name)
             object.__setattr__(self, name, value if value is None else tuple(value))
@@ -68,8 +85,6 @@ class UNOTConfig:
             raise ValueError(f"kind must be 'mlp' or 'fourier'; got {self.kind!r}")
         if self.kind == "mlp" and self.cells is None:
             raise ValueError("cells must be given with kind='mlp', which has one size of grid")
-        if self.sweeps < 0:
-            raise ValueError(f"sweeps must not be negative; got {self.sweeps}")
 
 
 PRESETS = {

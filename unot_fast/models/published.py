@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from unot_fast.geometry import Geometry
+from unot_fast.geometry import Geometry, Grid, Sphere, Structure
 from unot_fast.models.network import DOMAINS, FourierNetwork
 
 _INPUTS = {2: (), 3: ("epsilon",), 4: ("grid",), 5: ("grid", "epsilon")}  # beside the measures
@@ -74,6 +74,7 @@ class PublishedUNOT(nn.Module):
         if inputs not in _INPUTS:
             raise ValueError(f"inputs must be one of {tuple(_INPUTS)}; got {inputs}")
         self.inputs, self.epsilon, self.dust = _INPUTS[inputs], epsilon, dust
+        self.domain = domain
         self.network = FourierNetwork(
             inputs, 1, channels, modes, depth, hidden, domain=domain, frequencies="nonnegative",
             norm="backward",
@@ -93,7 +94,8 @@ class PublishedUNOT(nn.Module):
         mu, nu : Tensor, shape (\*batch, n, n)
             Masses, of any totals.
         geom : Geometry, optional
-            Where the solver has them; not looked at.
+            Where the solver has them: the square grid and cost of the training alone, see the
+            class.
         epsilon : float or Tensor, shape (\*batch)
             Needed where the network takes it; otherwise it must be that of the training.
 
@@ -104,13 +106,16 @@ class PublishedUNOT(nn.Module):
         Raises
         ------
         ValueError
-            The measures have other shapes or are none, or the network does not know this epsilon.
+            The measures have other shapes or are none, or the network does not know this geometry
+            or epsilon.
         """
         if mu.shape != nu.shape or mu.ndim < 2 or mu.shape[-1] != mu.shape[-2]:
             raise ValueError(
                 f"mu and nu must have one shape (*batch, n, n); got {tuple(mu.shape)} and "
                 f"{tuple(nu.shape)}"
             )
+        if geom is not None and not torch.compiler.is_compiling():
+            self._check(geom)
         dtype = self.network.lifting.weight.dtype
         mu, nu = self._dusted("mu", mu), self._dusted("nu", nu)
         epsilon = self._epsilon(epsilon, nu)
@@ -123,6 +128,19 @@ class PublishedUNOT(nn.Module):
         x = torch.stack(planes, -3).reshape(-1, len(planes), *mu.shape[-2:])
         log_v = self.network(x.to(dtype)).view(nu.shape).to(nu.dtype)
         return epsilon * (log_v - nu.log())
+
+    def _check(self, geom: Geometry) -> None:
+        if self.domain == "sphere":
+            if not isinstance(geom, Sphere) or geom.grid != "published":
+                raise ValueError(
+                    "geom must be Sphere.published(n), the grid and cost of the training; got "
+                    f"{geom!r}"
+                )
+        elif not isinstance(geom, Grid) or not _is_unit_square(geom):
+            raise ValueError(
+                "geom must be Grid((n, n)), the unit square with |x - y|^2, as in the training; "
+                f"got {geom!r}"
+            )
 
     def _dusted(self, name: str, x: Tensor) -> Tensor:
         points = x.shape[-1] * x.shape[-2]
@@ -156,20 +174,38 @@ class PublishedUNOT(nn.Module):
 
         Raises
         ------
+        FileNotFoundError
         ValueError
             The file is no such checkpoint; the message lists what is missing, surplus or of an
-            unexpected shape.
+            unexpected shape. Or it is one of the other domain.
         """
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return cls.from_state_dict(state, domain=domain, **options)
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"path: {path} is no file")
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever another file makes of torch's reader
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{path} holds no parameters that torch can read: {reason}") from error
+        try:
+            return cls.from_state_dict(state, domain=domain, **options)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     @classmethod
     def from_state_dict(
         cls, state: Mapping[str, Tensor], *, domain: str = "plane", **options
     ) -> PublishedUNOT:
-        """The same from the parameters of a checkpoint, under their published names."""
+        """The same from the parameters of a checkpoint, under their published names.
+
+        They may be an entry ``state_dict``, and those of a network in `torch.nn.DataParallel`.
+        """
         if domain not in DOMAINS:
             raise ValueError(f"domain must be one of {DOMAINS}; got {domain!r}")
+        state = _parameters(state)
+        if domain == "plane" and any(map(_CACHE.search, state)):
+            raise ValueError(
+                "domain must be 'sphere': the checkpoint has transforms of the sphere; got 'plane'"
+            )
         state = {k: v for k, v in state.items() if not _CACHE.search(k)}
         first = "fno_blocks.0.spectral_conv.layers.0.real_weights"
         for name, axes in (("lifting.weight", 4), (first, 4)):
@@ -196,6 +232,26 @@ class PublishedUNOT(nn.Module):
             parts = [state[name] for name, _ in _published(key, value.shape)]
             value.copy_(torch.stack(parts, -1) if len(parts) == 2 else parts[0].view(value.shape))
         return model
+
+
+def _is_unit_square(geom: Grid) -> bool:
+    """Whether it is that of the training, with |x - y|^2."""
+    if geom.structure is not Structure.SEPARABLE or geom.p != 2 or geom.ndim != 2:
+        return False
+    line = torch.linspace(0, 1, geom.shape[0], dtype=torch.float64)
+    sides = *geom.coordinates, *geom.target_coordinates
+    return all(x.shape == line.shape and torch.allclose(x, line) for x in sides)
+
+
+def _parameters(state: object) -> dict[str, Tensor]:
+    """Tensors by name, of what a checkpoint holds."""
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping):
+        raise ValueError(f"not a published UNOT: holds no parameters but a {type(state).__name__}")
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise ValueError("not a published UNOT: holds other things than parameters by name")
+    return {k.removeprefix("module."): v for k, v in state.items()}
 
 
 _LAYER = {

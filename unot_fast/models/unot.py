@@ -238,7 +238,11 @@ class UNOT(nn.Module):
         return weights.load(name_or_path)
 
     def save_pretrained(self, path: str | Path, **options) -> None:
-        """Write the network to a file; options are those of `unot_fast.models.weights.save`."""
+        """Write the network to a file; options are those of `unot_fast.models.weights.save`.
+
+        In float32 unless a ``dtype`` says otherwise, such as ``torch.float16``, which is half the
+        size and raises a ValueError where a weight is beyond its range.
+        """
         weights.save(self, path, **options)
 
     def extra_repr(self) -> str:

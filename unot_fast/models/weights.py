@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import zipfile
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -32,7 +34,7 @@ def save(
     model: UNOT,
     path: str | Path,
     *,
-    dtype: torch.dtype = torch.float16,
+    dtype: torch.dtype = torch.float32,
     card: Mapping[str, object] | None = None,
 ) -> None:
     """Write a network's configuration and weights as safetensors.
@@ -42,11 +44,24 @@ def save(
     model : UNOT
     path : str or Path
     dtype : torch.dtype
-        Of the numbers in the file.
+        Of the numbers in the file. ``torch.float16`` halves it, at three decimals.
     card : mapping, optional
         What there is to know about the weights, as text or numbers by name; `card` reads it.
+
+    Raises
+    ------
+    ValueError
+        A weight is beyond the range of ``dtype``.
     """
-    state = {k: v.to(dtype) for k, v in model.state_dict().items()}
+    state = model.state_dict()
+    for name, weight in state.items():
+        largest = float(weight.abs().max())
+        if torch.finfo(dtype).max < largest < math.inf:
+            raise ValueError(
+                f"dtype must hold {largest:g}, which is in {name}; {dtype} ends at "
+                f"{torch.finfo(dtype).max:g}"
+            )
+    state = {k: v.to(dtype) for k, v in state.items()}
     config = json.dumps(dataclasses.asdict(model.config))
     save_state(path, _KIND, state, config=config, card=json.dumps(dict(card or {})))
 
@@ -57,7 +72,8 @@ def load(name_or_path: str | Path) -> UNOT:
     Raises
     ------
     ValueError
-        There is no such name or file, or the file holds something else.
+        There is no such name or file, or the file holds something else, such as the parameters of
+        a `PublishedUNOT`.
     """
     from unot_fast.models.unot import UNOT
 
@@ -79,7 +95,15 @@ def _read(
     name_or_path: str | Path, tensors: bool = True
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     with resources.as_file(_find(name_or_path)) as path:
-        return load_state(path, _KIND, tensors=tensors)
+        try:
+            return load_state(path, _KIND, tensors=tensors)
+        except ValueError as error:
+            if zipfile.is_zipfile(path):
+                raise ValueError(
+                    f"{path} is a file of torch.save: PublishedUNOT.load reads a published "
+                    "checkpoint, Trainer.load that of a training"
+                ) from error
+            raise
 
 
 def _find(name_or_path: str | Path) -> Path:

@@ -3,6 +3,14 @@
 from unot_fast.training.config import PRESETS, TrainingConfig
 from unot_fast.training.measures import RandomMeasures
 from unot_fast.training.meta_ot import train_meta_ot
-from unot_fast.training.trainer import Row, Trainer
+from unot_fast.training.trainer import DivergedError, Row, Trainer
 
-__all__ = ["PRESETS", "RandomMeasures", "Row", "Trainer", "TrainingConfig", "train_meta_ot"]
+__all__ = [
+    "PRESETS",
+    "DivergedError",
+    "RandomMeasures",
+    "Row",
+    "Trainer",
+    "TrainingConfig",
+    "train_meta_ot",
+]

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, replace
 
 from unot_fast.models import PRESETS as MODELS
 from unot_fast.models import UNOTConfig
+from unot_fast.models.numbers import check_integer, check_integers, check_number
 
 LOSSES = ("converged", "bootstrap")
 PRECISIONS = ("float32", "bfloat16")
+_PUBLISHED_SIZE = 64  # of the generator's measures
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,16 @@ class TrainingConfig:
     adversary : float
         Share of pairs, from 0 to 1, that come from a generator trained to make the loss large;
         the others are `RandomMeasures`.
+    generator_size : int, optional
+        Resolution of the generator's measures and of its own training, within ``resolutions``; by
+        default 64, as published, or the nearest to it.
+    generator_noise : int
+        Resolution of its noise.
+    generator_scale, generator_dust : float
+        How much of the noise is added, and the mass of every point, as in `Generator`.
+    generator_lipschitz : float, optional
+        Below 1, and with noise of the measures' resolution, every pair of measures is within the
+        generator's reach (Theorem 3 of the paper). It takes the place of batch normalisation.
     resolutions : (int, int)
         Smallest and largest n of the n x n grids, on the sphere n x 2n.
     batch, batches, passes : int
@@ -63,6 +75,11 @@ class TrainingConfig:
     loss: str = "converged"
     iterations: int = 100
     adversary: float = 0.0
+    generator_size: int | None = None
+    generator_noise: int = 10
+    generator_scale: float = 1.0
+    generator_dust: float = 1e-6
+    generator_lipschitz: float | None = None
     resolutions: tuple[int, int] = (10, 96)
     batch: int = 512
     batches: int = 16
@@ -79,23 +96,60 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self):
-        object.__setattr__(self, "resolutions", tuple(self.resolutions))
         if isinstance(self.model, dict):  # from a file
             object.__setattr__(self, "model", UNOTConfig(**self.model))
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {LOSSES}; got {self.loss!r}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {PRECISIONS}; got {self.precision!r}")
-        if not 0 <= self.adversary <= 1:
-            raise ValueError(f"adversary must be in [0, 1]; got {self.adversary}")
+        check_integers("resolutions", self.resolutions, 2, least=2)
+        object.__setattr__(self, "resolutions", tuple(self.resolutions))
         low, high = self.resolutions
-        if not 2 <= low <= high:
-            raise ValueError(f"resolutions must be (low, high), 2 <= low <= high; got {low, high}")
+        if low > high:
+            raise ValueError(f"resolutions must be (low, high), low <= high; got {low, high}")
         for name in ("iterations", "batch", "batches", "passes", "shards", "validation"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
+            check_integer(name, getattr(self, name))
+        check_integer("seed", self.seed, least=0)
+        for name in ("learning_rate", "generator_learning_rate", "clip"):
+            check_number(name, getattr(self, name), above=0)
+        check_number("weight_decay", self.weight_decay, least=0)
+        check_number("ema", self.ema, least=0, below=1)
+        if self.huber is not None:
+            check_number("huber", self.huber, above=0)
         if self.batch % self.shards:
             raise ValueError(f"batch must be a multiple of shards; got {self.batch}, {self.shards}")
+        self._check_adversary()
+
+    def _check_adversary(self) -> None:
+        check_number("adversary", self.adversary, least=0)
+        if self.adversary > 1:
+            raise ValueError(f"adversary must be in [0, 1]; got {self.adversary}")
+        low, high = self.resolutions
+        if self.generator_size is not None:
+            check_integer("generator_size", self.generator_size)
+            if not low <= self.generator_size <= high:
+                raise ValueError(
+                    f"generator_size must be within resolutions {low, high}; got "
+                    f"{self.generator_size}"
+                )
+        check_integer("generator_noise", self.generator_noise)
+        check_number("generator_scale", self.generator_scale, above=0)
+        check_number("generator_dust", self.generator_dust, least=0)
+        if self.generator_lipschitz is not None:
+            check_number("generator_lipschitz", self.generator_lipschitz, above=0)
+        part = self.batch // self.shards
+        single = part == 1 or round(part * self.adversary) == 1
+        if self.adversary and single and self.generator_lipschitz is None:
+            raise ValueError(
+                "adversary must give the generator's batch normalisation several pairs, of the "
+                f"{part} of a shard; got {self.adversary}"
+            )
+
+    @property
+    def generator_resolution(self) -> int:
+        """``generator_size``, or what it is by default."""
+        low, high = self.resolutions
+        return self.generator_size or min(max(_PUBLISHED_SIZE, low), high)
 
 
 _PUBLISHED = TrainingConfig(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from unot_fast.models import UNOT, Generator
 from unot_fast.training import checkpoint
+from unot_fast.training.adversary import adversary
 from unot_fast.training.trainer import Row, Trainer
 
 _LAST = 7  # tenths of the training
@@ -81,13 +82,13 @@ class Stages:
         found = []
         for path in filter(Path.exists, map(self._file, range(_LAST + 1))):
             state = checkpoint.load(path)
-            adversary, network = Generator(), UNOT(trainer.config.model)
-            adversary.load_state_dict(state["adversary"])
+            generator, network = adversary(trainer.config), UNOT(trainer.config.model)
+            generator.load_state_dict(state["adversary"])
             network.load_state_dict({k: v.float() for k, v in state["network"].items()})
             found.append(
                 Stage(
                     state["round"],
-                    adversary.to(trainer.device),
+                    generator.to(trainer.device),
                     network.to(trainer.device).requires_grad_(False),
                 )
             )

@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from unot_fast.models import UNOT, Generator
+from unot_fast.models import UNOT
 from unot_fast.training import checkpoint
+from unot_fast.training.adversary import adversary
 from unot_fast.training.config import TrainingConfig
 from unot_fast.training.loss import potential_loss
 from unot_fast.training.pairs import Batch, Pairs, bootstrap, moved_batch, symmetries
@@ -43,6 +44,8 @@ class Row:
     validation : float
         Loss on the pairs held back against converged potentials, of the averaged weights.
     learning_rate : float
+    cost_error : float, optional
+        What `Trainer.run`'s ``cost_error`` gives for the averaged weights.
     """
 
     round: int
@@ -51,6 +54,11 @@ class Row:
     loss: float
     validation: float
     learning_rate: float
+    cost_error: float | None = None
+
+
+class DivergedError(RuntimeError):
+    """A loss became infinite or NaN. What is on disk is from before."""
 
 
 class Trainer:
@@ -81,7 +89,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = UNOT(config.model).to(self.device)
-            self.adversary = Generator().to(self.device) if config.adversary else None
+            self.adversary = adversary(config).to(self.device) if config.adversary else None
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(),
@@ -107,6 +115,7 @@ class Trainer:
         path: Path | None = None,
         save_every: float = 60.0,
         report: Callable[[Row], None] | None = None,
+        cost_error: Callable[[UNOT], float] | None = None,
     ) -> None:
         """Go on until so many rounds are done in all, or so much time is spent.
 
@@ -123,9 +132,21 @@ class Trainer:
             Seconds between checkpoints.
         report : callable, optional
             Called after every round.
+        cost_error : callable, optional
+            Called with the averaged weights whenever they are validated; goes to `Row.cost_error`.
+
+        Raises
+        ------
+        ValueError
+            The training has no end, or is at its end from the start.
+        DivergedError
+            The loss is infinite or NaN. The checkpoint is that of an earlier round, if any.
         """
         if (rounds is None) == (budget is None):
             raise ValueError("rounds: give either rounds or budget")
+        for name, value in (("rounds", rounds), ("budget", budget)):
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive; got {value}")
         before = self.history[-1].seconds if self.history else 0.0
         start = saved = time.perf_counter()
 
@@ -140,6 +161,9 @@ class Trainer:
             loss, samples = self._round(len(self.history), rate)
             samples += self.history[-1].samples if self.history else 0
             row = Row(len(self.history) + 1, spent(), samples, loss, self.validate(), rate)
+            self._check_finite(row)
+            if cost_error is not None:
+                row = dataclasses.replace(row, cost_error=cost_error(self.average))
             self.history.append(row)
             if report is not None:
                 report(row)
@@ -185,19 +209,35 @@ class Trainer:
         Raises
         ------
         ValueError
-            The file is no checkpoint.
+            The file is no checkpoint, or one of another version.
         """
         state = checkpoint.load(Path(path))
-        trainer = cls(TrainingConfig(**state["training"]), device)
-        trainer.model.load_state_dict(state["model"])
-        trainer.average.load_state_dict(state["average"])
-        trainer.optimiser.load_state_dict(state["optimiser"])
-        if trainer.adversary is not None:
-            trainer.adversary.load_state_dict(state["adversary"])
-            trainer.generator_optimiser.load_state_dict(state["generator_optimiser"])
-        trainer.history = [Row(**row) for row in state["history"]]
-        trainer.steps = state["steps"]
+        try:
+            trainer = cls(TrainingConfig(**state["training"]), device)
+            trainer._restore(state)
+        except (KeyError, TypeError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{path} does not fit this version: {reason}") from error
         return trainer
+
+    def _restore(self, state: dict) -> None:
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.adversary is not None:
+            self.adversary.load_state_dict(state["adversary"])
+            self.generator_optimiser.load_state_dict(state["generator_optimiser"])
+        self.history = [Row(**row) for row in state["history"]]
+        self.steps = state["steps"]
+
+    def _check_finite(self, row: Row) -> None:
+        weights = self.adversary.parameters() if self.adversary is not None else ()
+        finite = math.isfinite(row.loss) and math.isfinite(row.validation)
+        if not (finite and all(bool(w.isfinite().all()) for w in weights)):
+            raise DivergedError(
+                f"the training diverged in round {row.round}: loss {row.loss:g}, on pairs held "
+                f"back {row.validation:g}; try a smaller learning_rate"
+            )
 
     def _round(self, index: int, rate: float) -> tuple[float, int]:
         """Mean loss, and samples shown."""
