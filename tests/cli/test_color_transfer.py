@@ -34,5 +34,5 @@ def test_what_cannot_be_written_is_told_before_the_fit(call, save, tmp_path):
         assert result.exit_code == 2
         assert message in result.output.replace("\n", " ")
     result = call("color-transfer", a, a, "-o", tmp_path / "o.png", "--budget", "0s")
-    assert result.exit_code == 1
-    assert "budget must be positive" in result.output
+    assert result.exit_code == 2
+    assert "is no time at all" in result.output

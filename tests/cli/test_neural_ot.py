@@ -104,7 +104,7 @@ def test_what_cannot_be_fitted_is_told_in_a_line(call, tmp_path):
     x, out = tmp_path / "x.npy", tmp_path / "out"
     for arguments, message in (
         (("fit", x, tmp_path / "nan.npy", "-o", out), "target must be finite"),
-        (("fit", x, x, "-o", out, "--budget", "0s"), "budget must be positive"),
+        (("fit", x, x, "-o", out, "--budget", "0s"), "is no time at all"),
         (("fit", tmp_path / "one.npy", x, "-o", out), "source has no spread"),
         (("fit", tmp_path / "complex.npy", x, "-o", out), "no table of real numbers"),
         (("fit", x, x, "-o", x / "out"), "is no folder to write to"),
