@@ -34,9 +34,8 @@ def test_training(benchmark, size, method, n):
 @functools.cache
 def _steps(n: int, seconds: float) -> dict[str, list[float]]:
     published = PublishedTraining()
-    ours = Trainer(
-        dataclasses.replace(PRESETS["base"], resolutions=(n, n), batches=1, validation=1)
-    )
+    sizes = {"resolutions": (n, n), "generator_size": 64}
+    ours = Trainer(dataclasses.replace(PRESETS["base"], batches=1, validation=1, **sizes))
     rounds = itertools.count(1)
     calls = {
         "unot_fast": lambda: ours.run(rounds=next(rounds)),

@@ -32,8 +32,8 @@ class TrainingConfig:
         Share of pairs, from 0 to 1, that come from a generator trained to make the loss large;
         the others are `RandomMeasures`.
     generator_size : int, optional
-        Resolution of the generator's measures and of its own training, within ``resolutions``; by
-        default 64, as published, or the nearest to it.
+        Resolution of the generator's measures and of its own training; by default 64, as
+        published, or what is nearest to it within ``resolutions``.
     generator_noise : int
         Resolution of its noise.
     generator_scale, generator_dust : float
@@ -124,14 +124,8 @@ class TrainingConfig:
         check_number("adversary", self.adversary, least=0)
         if self.adversary > 1:
             raise ValueError(f"adversary must be in [0, 1]; got {self.adversary}")
-        low, high = self.resolutions
         if self.generator_size is not None:
-            check_integer("generator_size", self.generator_size)
-            if not low <= self.generator_size <= high:
-                raise ValueError(
-                    f"generator_size must be within resolutions {low, high}; got "
-                    f"{self.generator_size}"
-                )
+            check_integer("generator_size", self.generator_size, least=2)
         check_integer("generator_noise", self.generator_noise)
         check_number("generator_scale", self.generator_scale, above=0)
         check_number("generator_dust", self.generator_dust, least=0)
