@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import enum
 import functools
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import TypeVar
 
 import torch
@@ -29,16 +27,6 @@ def lasting(function: F) -> F:
             return function(*args, **kwargs)
 
     return call
-
-
-def is_count(n: object, least: int = 1) -> bool:
-    """Whether an argument is an integer, of Python's or of numpy's, of at least this."""
-    return isinstance(n, int | Integral) and not isinstance(n, bool) and n >= least
-
-
-def is_size(x: object) -> bool:
-    """Whether an argument is a finite number that is not negative."""
-    return isinstance(x, int | float | Real) and not isinstance(x, bool) and 0 <= x < math.inf
 
 
 class Structure(enum.Enum):

@@ -9,9 +9,10 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from unot_fast.geometry.base import Coarser, Geometry, Structure, is_count, lasting
+from unot_fast.geometry.base import Coarser, Geometry, Structure, lasting
 from unot_fast.geometry.cells import block_middles, blocks, spread
 from unot_fast.geometry.lines import CELL_BLUR, LineCost, pairs
+from unot_fast.geometry.numbers import is_integer
 
 Displacement = Callable[[Tensor], Tensor]
 COSTS = ("sqeuclidean", "lp", "euclidean")
@@ -344,7 +345,7 @@ def _as_shape(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:
     sizes = (shape,) if isinstance(shape, Integral) else tuple(shape)
     if not 1 <= len(sizes) <= 3:
         raise ValueError(f"{name} must have 1, 2 or 3 axes; got {sizes}")
-    if not all(map(is_count, sizes)):
+    if not all(map(is_integer, sizes)):
         raise ValueError(f"{name} must hold positive integers; got {sizes}")
     return tuple(map(int, sizes))
 

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unot_fast.geometry.base import Coarser, Geometry, Structure, is_count, lasting
+from unot_fast.geometry.base import Coarser, Geometry, Structure, lasting
 from unot_fast.geometry.cells import block_middles, blocks, pooled
 from unot_fast.geometry.lines import CELL_BLUR, LineCost, pairs
+from unot_fast.geometry.numbers import is_integer
 
 GRIDS = ("equiangular", "legendre-gauss")
 COSTS = ("geodesic", "chordal")
@@ -75,7 +76,7 @@ class Sphere(Geometry):
         grid: str = "equiangular",
     ):
         for name, n, least in (("nlat", nlat, 2), ("nlon", nlon, 1)):
-            if not is_count(n, least):
+            if not is_integer(n, least):
                 raise ValueError(f"{name} must be an integer >= {least}; got {n!r}")
         if grid not in GRIDS:
             raise ValueError(f"grid must be one of {GRIDS}; got {grid!r}")
@@ -93,7 +94,7 @@ class Sphere(Geometry):
         Latitudes and longitudes run over ``linspace`` with both ends, so that every pole stands n
         times and the seam twice; there are no areas; the cost is the angle divided by 10.
         """
-        if not is_count(n, 2):
+        if not is_integer(n, 2):
             raise ValueError(f"n must be an integer >= 2; got {n!r}")
         sphere = cls.__new__(cls)
         latitudes = torch.linspace(-math.pi / 2, math.pi / 2, n, dtype=torch.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unot_fast.models.numbers import check_integer, check_integers, check_number
+from unot_fast.geometry.numbers import check_integer, check_integers, check_number
 
 COSTS = ("sqeuclidean", "euclidean", "geodesic")
 

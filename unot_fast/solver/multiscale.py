@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry import Coarser, Geometry, Grid, Structure
-from unot_fast.geometry.base import is_count, is_size, lasting
+from unot_fast.geometry.base import lasting
 from unot_fast.geometry.cells import blocks, pooled, spread
+from unot_fast.geometry.numbers import is_integer, is_size
 from unot_fast.ops import Solution, sinkhorn_multiscale
 from unot_fast.ops.compiling import constant_object_when_compiled, constant_when_compiled
 from unot_fast.solver.dispatch import costs_on, prolong, solve
@@ -44,7 +45,7 @@ class Pyramid:
 
     def __post_init__(self) -> None:
         for name in ("coarsest", "max_iter"):
-            if not is_count(n := getattr(self, name)):
+            if not is_integer(n := getattr(self, name)):
                 raise ValueError(f"{name} must be a positive integer; got {n!r}")
         if self.tol is not None and not is_size(self.tol):
             raise ValueError(f"tol must be None or a finite number >= 0; got {self.tol!r}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry import Geometry
-from unot_fast.geometry.base import is_count, is_size
+from unot_fast.geometry.numbers import is_integer, is_size
 from unot_fast.ops import Normalised, normalise
 from unot_fast.ops.folding import all_values
 
@@ -189,7 +189,7 @@ def check_options(
         raise ValueError(f"criterion must be 'marginal' or 'cost'; got {criterion!r}")
     if not is_size(tol):
         raise ValueError(f"tol must be a finite number >= 0; got {tol!r}")
-    if not is_count(max_iter):
+    if not is_integer(max_iter):
         raise ValueError(f"max_iter must be a positive integer; got {max_iter!r}")
     if max_iter >= 2**31:
         raise ValueError(f"max_iter must be below 2**31; got {max_iter!r}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from unot_fast.geometry.numbers import check_integer, check_integers, check_number
 from unot_fast.models import PRESETS as MODELS
 from unot_fast.models import UNOTConfig
-from unot_fast.models.numbers import check_integer, check_integers, check_number
 
 LOSSES = ("converged", "bootstrap")
 PRECISIONS = ("float32", "bfloat16")

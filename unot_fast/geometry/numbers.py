@@ -1,4 +1,4 @@
-"""Checks of the numbers in a configuration, which may come from a file or a command line."""
+"""Checks of numbers that are passed, which may be numpy's, or come from a file."""
 
 from __future__ import annotations
 
@@ -6,9 +6,20 @@ import math
 from numbers import Integral, Real
 
 
+def is_integer(value: object, least: int = 1) -> bool:
+    """Whether it is an integer, and large enough."""
+    return isinstance(value, int | Integral) and not isinstance(value, bool) and value >= least
+
+
+def is_size(value: object) -> bool:
+    """Whether it is a finite number that is not negative."""
+    real = isinstance(value, int | float | Real) and not isinstance(value, bool)
+    return real and 0 <= value < math.inf
+
+
 def check_integer(name: str, value: object, *, least: int = 1) -> None:
     """Raise a ValueError that names it unless it is an integer, and large enough."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+    if not is_integer(value, least):
         raise ValueError(f"{name} must be an integer >= {least}; got {value!r}")
 
 
