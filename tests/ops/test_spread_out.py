@@ -19,6 +19,15 @@ def solve(a, b, geom, solver=None, **options):
     return solver(*arguments, *options.values(), backend="cpu")
 
 
+def test_no_problems():
+    geom = GEOMETRIES[0]
+    a = torch.zeros(0, *geom.shape, dtype=torch.float64)
+    options = dict(tol=1e-2, criterion="marginal", max_iter=3, overrelaxation=None)
+    found = solve(a, a, geom, spread_out.sinkhorn_stationary, **options)
+    assert found[0].shape == a.shape
+    assert found[2].shape == (0,)
+
+
 @pytest.mark.parametrize("criterion", ["marginal", "cost"])
 @pytest.mark.parametrize("weight", [None, 1.0, 1.5])
 @pytest.mark.parametrize("geom", GEOMETRIES, ids=repr)

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from unot_fast import UNOT, Grid, Sphere, sinkhorn
+from unot_fast import (
+    UNOT,
+    Grid,
+    NeuralPotential,
+    Sphere,
+    c_transform,
+    sinkhorn,
+    spectral_conv2d,
+)
 
 GEOMETRIES = [lambda: Grid((20, 18)), lambda: Grid((20, 18), "euclidean"), lambda: Sphere(12, 16)]
 
@@ -54,11 +62,26 @@ def test_a_geometry_of_inference_mode_can_be_trained_with(make):
 
 
 @pytest.mark.parametrize("make", GEOMETRIES)
-def test_geometries_are_on_the_cpu_whatever_the_default_device(make):
+def test_the_device_is_that_of_the_measures_whatever_the_default(make):
+    a, b = pair(make())
+    expected = sinkhorn(a, b, make(), 0.05, normalize=True)
     with torch.device("meta"):
-        geom = make()
-    a, b = pair(geom)
-    assert bool(sinkhorn(a, b, geom, 0.05, normalize=True).converged.all())
+        found = sinkhorn(a, b, make(), 0.05, normalize=True)
+        assert torch.equal(found.f, expected.f)
+        assert torch.equal(found.interpolate(0.5), expected.interpolate(0.5))
+        a.requires_grad_()
+        sinkhorn(a, b, make(), 0.05, normalize=True).f.square().sum().backward()
+    assert bool(a.grad.isfinite().all())
+
+
+def test_the_device_of_other_functions():
+    z, x, weight = torch.rand(9, 3), torch.rand(2, 4, 12, 14), torch.rand(4, 4, 6, 4, 2)
+    potential, model = NeuralPotential(3), UNOT.from_pretrained("sqeuclidean")
+    a, b = torch.rand(2, 3, 20, 20)
+    with torch.device("meta"):
+        assert bool(c_transform(potential, z).converged.all())
+        assert bool(spectral_conv2d(x, weight).isfinite().all())
+        assert bool(model(a, b).isfinite().all())
 
 
 @pytest.mark.parametrize("make", GEOMETRIES)
@@ -66,16 +89,16 @@ def test_vmap_with_default_arguments(make):
     geom = make()
     a, b = pair(geom)
 
-    def cost_and_marginal(a, b):
+    def made_of_a_solve(a, b):
         r = sinkhorn(a, b, geom, 0.05, normalize=True)
-        return r.cost, r.apply(torch.ones_like(b))
+        return r.cost, r.apply(torch.ones_like(b)), r.interpolate(0.4)
 
-    expected = cost_and_marginal(a, b)
-    for found, x in zip(torch.vmap(cost_and_marginal)(a, b), expected, strict=True):
+    expected = made_of_a_solve(a, b)
+    for found, x in zip(torch.vmap(made_of_a_solve)(a, b), expected, strict=True):
         torch.testing.assert_close(found, x)
     a[1, 0, 0] = -1
     with pytest.raises(ValueError, match="a must hold finite, non-negative masses"):
-        torch.vmap(cost_and_marginal)(a, b)
+        torch.vmap(made_of_a_solve)(a, b)
 
 
 def test_a_network_in_vmap():

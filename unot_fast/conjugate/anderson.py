@@ -33,7 +33,7 @@ class Anderson:
         s, c = torch.stack(self.steps, 2), torch.stack(self.changes, 2)  # (B, d, differences)
         gram = c.mT @ c
         damping = 1e-7 * gram.diagonal(dim1=1, dim2=2).sum(1).clamp_min(1e-30)
-        gram = gram + damping[:, None, None] * torch.eye(gram.shape[1]).to(gram)
+        gram = gram + damping[:, None, None] * torch.eye(gram.shape[1], device=gram.device).to(gram)
         mix = torch.linalg.solve(gram, c.mT @ f[..., None])
         return plain - ((s - self.step * c) @ mix)[..., 0]
 

@@ -71,9 +71,9 @@ def _downwards(objective: Objective, y: Tensor) -> tuple[Tensor, Tensor]:
     """Where a direction of negative curvature was found, and the directions, by Lanczos steps."""
     batch, dim = y.shape
     steps = min(_STEPS, dim)
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator("cpu").manual_seed(0)
     # One direction for all, so that a point does not see the batch.
-    v = torch.randn(dim, generator=random, dtype=torch.float64).to(y)
+    v = torch.randn(dim, generator=random, dtype=torch.float64, device="cpu").to(y)
     v = (v / v.norm()).expand(batch, dim)
     basis, images = [], []
     for _ in range(steps):
@@ -88,7 +88,9 @@ def _downwards(objective: Objective, y: Tensor) -> tuple[Tensor, Tensor]:
     q, h = torch.stack(basis, 1), torch.stack(images, 1)  # (B, steps, d)
     small = q @ h.mT
     sound = small.isfinite().all(dim=(1, 2))
-    small = torch.where(sound[:, None, None], small, torch.eye(steps).to(small))
+    small = torch.where(
+        sound[:, None, None], small, torch.eye(steps, device=small.device).to(small)
+    )
     values, vectors = torch.linalg.eigh((small + small.mT) / 2)
     greatest = values.abs().amax(1).clamp_min(1.0)
     direction = (vectors[:, None, :, 0] @ q)[:, 0]

@@ -44,7 +44,7 @@ def in_units(cost: Cost, scale: float, dim: int) -> tuple[Cost, float]:
     """
     if isinstance(cost, PowerCost):
         return cost, scale**cost.p
-    x = torch.full((1, dim), scale * dim**-0.5)
+    x = torch.full((1, dim), scale * dim**-0.5, device="cpu")
     unit = scale * float(cost.gradient(x, torch.zeros_like(x)).norm())
     if not 0 < unit < float("inf"):
         raise ValueError(

@@ -205,10 +205,10 @@ def _solve(
     f, g = torch.empty_like(a), torch.empty_like(b)
     if start is not None:  # the kernel writes into it
         g.copy_(start.detach())
-    reals = [torch.empty(batch, dtype=dtype) for _ in range(3)]
-    n_iters = torch.empty(batch, dtype=torch.int32)
-    flags = [torch.empty(batch, dtype=torch.bool) for _ in range(2)]
-    coarse_work = torch.empty(batch, dtype=torch.float64)
+    reals = [torch.empty(batch, dtype=dtype, device="cpu") for _ in range(3)]
+    n_iters = torch.empty(batch, dtype=torch.int32, device="cpu")
+    flags = [torch.empty(batch, dtype=torch.bool, device="cpu") for _ in range(2)]
+    coarse_work = torch.empty(batch, dtype=torch.float64, device="cpu")
     results = f, g, *reals, n_iters, *flags, coarse_work
     if batch:
         arguments = _Solve(
@@ -230,8 +230,11 @@ def normalise(
     a: Tensor, b: Tensor, batch: tuple[int, int]
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], float | None]:
     a, b = a.contiguous(), b.contiguous()
-    masses = torch.empty(a.shape, dtype=a.dtype), torch.empty(b.shape, dtype=b.dtype)
-    totals = tuple(torch.empty(size, dtype=torch.float64) for size in batch)
+    masses = (
+        torch.empty(a.shape, dtype=a.dtype, device="cpu"),
+        torch.empty(b.shape, dtype=b.dtype, device="cpu"),
+    )
+    totals = tuple(torch.empty(size, dtype=torch.float64, device="cpu") for size in batch)
     gap = _double()
     valid = _kernel("normalise")(
         *(size for x, n in zip((a, b), batch, strict=True) for size in (n, x.numel() // n)),
@@ -472,7 +475,7 @@ def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
 
 
 def _zeros_like(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
-    return [None if t is None else torch.zeros(t.shape, dtype=dtype) for t in tensors]
+    return [None if t is None else torch.zeros(t.shape, dtype=dtype, device="cpu") for t in tensors]
 
 
 def _addresses(*tensors: Tensor | None) -> tuple[int | None, ...]:

@@ -81,7 +81,10 @@ def potential_gradient(x: Tensor, labels: Tensor | None, *weights) -> Tensor:
 def potential_vjp(grad: Tensor, x: Tensor, labels: Tensor | None, *weights) -> list[Tensor]:
     maps, hidden, bias, top, linear, *_ = weights
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
-    sums = [torch.zeros(t.shape, dtype=t.dtype) for t in (maps, bias, top, linear, *hidden)]
+    sums = [
+        torch.zeros(t.shape, dtype=t.dtype, device="cpu")
+        for t in (maps, bias, top, linear, *hidden)
+    ]
     _run(x, labels, weights, weight=grad.contiguous(), dx=dx, sums=sums)
     return [dx, *sums]
 
@@ -113,8 +116,8 @@ def c_transform(
     y = torch.empty_like(z, memory_format=torch.contiguous_format)
     batch = len(z)
     residual = z.new_empty(batch)
-    n_iters = torch.empty(batch, dtype=torch.int32)
-    converged = torch.empty(batch, dtype=torch.bool)
+    n_iters = torch.empty(batch, dtype=torch.int32, device="cpu")
+    converged = torch.empty(batch, dtype=torch.bool, device="cpu")
     arguments = _CTransform(
         batch,
         own.arguments,

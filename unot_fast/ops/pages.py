@@ -34,7 +34,7 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     size = math.prod(shape) * dtype.itemsize
     if _LINUX and size >= _LARGE:
         return _blocks.tensor(shape, dtype, size)
-    out = torch.empty(shape, dtype=dtype)
+    out = torch.empty(shape, dtype=dtype, device="cpu")
     begin = -(-out.data_ptr() // _HUGE) * _HUGE
     size = (out.data_ptr() + out.nbytes) // _HUGE * _HUGE - begin
     if _LINUX and size > 0:

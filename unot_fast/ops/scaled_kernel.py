@@ -210,7 +210,7 @@ class StationaryKernel(ScaledKernel):
                     data[one], outer[one], inner[one], self.epsilon[one], weighted, row_class, shape
                 )
             )
-        return torch.cat(parts)
+        return torch.cat(parts) if parts else data.new_empty((*data.shape[:2], *shape))
 
 
 def _per_problem(x: Tensor, scale: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry import Geometry, Grid, Sphere, Structure
+from unot_fast.ops.folding import all_values
 
 _CHUNK = 2**22  # pairs of leading indices held at a time
 _SAFE_EXPONENT = 600.0  # of float64's 708
@@ -95,10 +96,10 @@ def _push(log_u: Tensor, log_v: Tensor, costs: list[Tensor], landing: list[_Land
     log_u, log_v = log_u - _finite(top_u), log_v - _finite(top_v)
     u, v = log_u.exp(), log_v.exp()
     last = costs[-1]
-    in_range = float(last.max()) < _SAFE_EXPONENT
+    in_range = bool((all_values(last) < _SAFE_EXPONENT).all())
     lead_cost, corners = _leading(costs[:-1], landing[:-1], last)
 
-    out = last.new_zeros((math.prod(axis.n for axis in landing[:-1]), n))
+    out = log_u.new_zeros((math.prod(axis.n for axis in landing[:-1]), n))
     rows_per_chunk = max(1, _CHUNK // log_v.shape[0])
     for z in range(n):
         i, j, weight = landing[-1].pairs(z)
@@ -151,8 +152,10 @@ def _push_pairs(
 
 def _grid_corners(geom: Grid, axes: list[_Landing]):
     """From source points to pixels and weights (points, targets) for every corner of a pixel."""
-    source = torch.cartesian_prod(*(torch.arange(n) for n in geom.shape)).view(-1, geom.ndim)
-    target = torch.cartesian_prod(*(torch.arange(n) for n in geom.target_shape))
+    source = torch.cartesian_prod(*(torch.arange(n, device="cpu") for n in geom.shape)).view(
+        -1, geom.ndim
+    )
+    target = torch.cartesian_prod(*(torch.arange(n, device="cpu") for n in geom.target_shape))
     source = source.to(axes[0].index.device)
     target = target.view(-1, geom.ndim).to(source.device)
 
