@@ -445,3 +445,17 @@ def test_a_potential_of_another_precision_is_copied():
     assert ot.potential.top.dtype is torch.float32
     single = NeuralPotential(2, (8,))
     assert NeuralOT(2, potential=single).potential is single
+
+
+def test_points_that_a_dual_value_cannot_take_are_told():
+    x, z = torch.randn(40, 2), 2 * torch.randn(40, 2) + 5
+    labels = torch.arange(40) % 2
+    ot = NeuralOT(2).fit(x, z, steps=1)
+    for left, right in ((x[:0], z), (x, z[:0])):
+        with pytest.raises(ValueError, match="must have a point at least"):
+            ot.w2(left, right)
+    assert ot.dual_value(x, z, (labels, labels * 0)) == ot.dual_value(x, z)  # of one class
+    ot = NeuralOT(2, classes=2).fit(x, z, source_labels=labels, target_labels=labels, steps=1)
+    for wrong in (labels + 5, labels - 1, labels.float()):
+        with pytest.raises(ValueError, match=r"labels of z must be whole numbers in 0\.\.1"):
+            ot.dual_value(x, z, (labels, wrong))

@@ -369,9 +369,11 @@ class NeuralOT:
         RuntimeError
             Some searches did not converge, and their values say nothing.
         """
-        self._check("x", x)
-        own, others = (None, None) if labels is None else labels
-        for name, given in (("x", own), ("z", others)):
+        own, others = (None, None) if labels is None or self.potential.classes == 1 else labels
+        for name, points, given in (("x", x, own), ("z", z, others)):
+            self._check(name, points)
+            if len(points) == 0:
+                raise ValueError(f"{name} must have a point at least")
             _check_classes(name, given, self.potential.classes)
         left, right = balanced(one_class(own, x), one_class(others, z), self.potential.classes)
         found = self.conjugate(z, others, tol=tol, max_iter=max_iter)
@@ -478,6 +480,8 @@ def _check_classes(name: str, labels: Tensor | None, classes: int) -> None:
         return
     if labels is None:
         raise ValueError(f"labels are needed, for {classes} classes")
+    if labels.is_floating_point() or labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels of {name} must be whole numbers in 0..{classes - 1}")
     absent = torch.nonzero(torch.bincount(labels, minlength=classes) == 0)[:, 0].tolist()
     if absent:
         raise ValueError(
