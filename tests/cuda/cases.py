@@ -356,6 +356,23 @@ def test_lines_that_are_too_long_are_solved_launch_by_launch(monkeypatch):
     assert torch.allclose(found.f.cpu(), expected.f, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("criterion", ["marginal", "cost"])
+@pytest.mark.parametrize("eps", [0.1, 1e-3])
+@pytest.mark.parametrize("cost", ["sqeuclidean", "euclidean"])
+def test_empty_pixels_have_half_steps(cost, eps, criterion):
+    geom = Grid((9, 8), cost)
+    a, b = torch.zeros(2, 2, 9, 8, dtype=torch.float64)
+    a[0, 1, 1] = 1
+    a[1, :4] = torch.rand(4, 8, dtype=torch.float64)
+    b[:, 3:] = torch.rand(2, 6, 8, dtype=torch.float64)
+    a, b = normalised(a), normalised(b)
+    options = dict(criterion=criterion, tol=1e-4, max_iter=9, init="zeros")
+    expected = sinkhorn(a, b, geom, eps, backend="reference", **options)
+    found = sinkhorn(a.to(DEVICE), b.to(DEVICE), geom, eps, backend="cuda", **options)
+    for x, y in ((found.f, expected.f), (found.g, expected.g)):
+        assert float((x.cpu() - y).abs().max()) <= 1e-9 * eps
+
+
 def test_three_axes_are_refused():
     a = normalised(torch.rand(1, 4, 4, 4, dtype=torch.float64), 3)
     with pytest.raises(ValueError, match="one or two axes"):
