@@ -31,18 +31,8 @@ def test_model(benchmark, size, name, n, batch, what, method):
     if size == "small" and ((n, batch) not in ((64, 16), (32, 16)) or "compiled" in method):
         pytest.skip("only with --bench-size full")
     methods = [m for m in models.METHODS if size == "full" or "compiled" not in m]
-    times, error = _model(name, n, batch, what, tuple(methods), SECONDS[size])
-    if method not in times:
-        pytest.skip("torch.compile fails on this model")
-    benchmark.group = f"{what}, {name}, n={n}, B={batch}"
-    benchmark.extra_info.update(
-        **info(what, f"{name}, 10 modes, 64 channels", n, batch, method),
-        error=error[method],
-        error_kind="to neuralop, relative",
-        peak_memory=models.peak_memory(name, method, n, batch),
-        unit="call",
-    )
-    report(benchmark, times[method])
+    problem = f"{name}, 10 modes, 64 channels"
+    _report_model(benchmark, name, problem, n, batch, what, method, methods, SECONDS[size])
 
 
 @pytest.mark.parametrize("what", ["forward", "forward and backward"])
@@ -52,13 +42,19 @@ def test_harmonics_model(benchmark, size, name, what, method):
     """64 channels, 4 layers, all harmonics of 64 x 128 points."""
     if importlib.util.find_spec("torch_harmonics") is None:
         pytest.skip("torch-harmonics is not installed")
-    n, batch = 64, 4
-    times, error = _model(name, n, batch, what, models.HARMONICS, SECONDS[size])
+    problem = f"{name}, 64 channels"
+    _report_model(benchmark, name, problem, 64, 4, what, method, models.HARMONICS, SECONDS[size])
+
+
+def _report_model(benchmark, name, problem, n, batch, what, method, methods, seconds):
+    times, error = _model(name, n, batch, what, tuple(methods), seconds)
+    if method not in times:
+        pytest.skip("torch.compile fails on this model")
     benchmark.group = f"{what}, {name}, n={n}, B={batch}"
     benchmark.extra_info.update(
-        **info(what, f"{name}, 64 channels", n, batch, method),
+        **info(what, problem, n, batch, method),
         error=error[method],
-        error_kind="to torch-harmonics, relative",
+        error_kind="to the library's own, relative",
         peak_memory=models.peak_memory(name, method, n, batch),
         unit="call",
     )

@@ -128,8 +128,9 @@ enum class Domain { kPotentials, kSingle, kDouble };
 template <class T>
 constexpr Domain kDomain = std::is_same_v<T, float> ? Domain::kSingle : Domain::kDouble;
 
-// Where a solve stands, and what holds its potentials, the workspace's f and g or one of its scalings. Of a pair of arrays, `flip` and
-// `flop` say which of u and u_next, of v and v_next is the current one.
+// Where a solve stands, and what holds its potentials, the workspace's f and g or one of its
+// scalings. Of a pair of arrays, `flip` and `flop` say which of u and u_next, of v and v_next is the
+// current one.
 struct State {
   Phase next = Phase::kStart;
   Domain domain = Domain::kPotentials;
@@ -382,11 +383,12 @@ class LogSolver {
     const auto& [a, b] = p.measures<double>(team);
     each(team, la_, [&](int64_t i) { store(&la_[i], vlog(load(&a[i]))); });
     each(team, lb_, [&](int64_t i) { store(&lb_[i], vlog(load(&b[i]))); });
+    bool summed = false;  // M_ belongs to f
     const auto sum_on_target = [&] {
       add(team, p.f, la_, k_);
       kernel_.backward(team, k_.data(), M_.data());
+      summed = true;
     };
-    if (state.next == Phase::kRow) sum_on_target();
     for (;;) {
       const bool started = state.next == Phase::kRow;
       add(team, p.g, lb_, h_);
@@ -397,6 +399,7 @@ class LogSolver {
         const double cost = control.cost_every_iteration() ? transport_cost(team, a, p.f) : 0.0;
         if (control.observe(row.error + state.column_error, cost)) {
           if (control.cost_at_the_end()) control.cost = transport_cost(team, a, p.f);
+          if (!summed) sum_on_target();
           complete(team, a, L_, p.f);
           complete(team, b, M_, p.g);
           state.next = Phase::kDone;

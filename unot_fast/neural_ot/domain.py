@@ -21,7 +21,7 @@ class Domain(nn.Module):
     than the quadratic one there may be no other: a network may fall like a quadratic, and a cost of
     a lower power does not hold it. Outside the ball there is
 
-    .. math:: k R^2 (|x - m| / R - 1)^3 / 3,
+    .. math:: k (|x - m| - R)^3 / 3 R,
 
     convex, twice differentiable and of faster growth than either. Inside it is 0, so that the dual
     is what it was. Of several minima the one is looked for that is near the best of the points.
@@ -45,20 +45,17 @@ class Domain(nn.Module):
 
     def wall(self, x: Tensor) -> Tensor:
         """Its height, shape (B,)."""
-        beyond = self._beyond(x)
-        return _STIFFNESS * self.radius**2 * beyond**3 / 3 if self._measured() else beyond
+        return _STIFFNESS * self._beyond(x) ** 3 / (3 * self.radius)
 
     def slope(self, x: Tensor) -> Tensor:
         """The gradient of `wall`, shape (B, d)."""
-        if not self._measured():
-            return torch.zeros_like(x)
         apart, beyond = x - self.centre, self._beyond(x)
         length = apart.norm(dim=1).clamp_min(self.radius)
-        return (_STIFFNESS * self.radius * beyond.square() / length)[:, None] * apart
+        return (_STIFFNESS * beyond.square() / (self.radius * length))[:, None] * apart
 
     def starts(self, potential: Potential, cost: Cost, z: Tensor, labels: Tensor | None) -> Tensor:
         """The point of the source at which c(x, z) + g(x) is least, for every z."""
-        if not self._measured():
+        if not self.radius.isfinite():
             return z
         classes, count = potential.classes, len(self.points)
         kinds = None if labels is None else torch.arange(classes, device=z.device)
@@ -76,11 +73,8 @@ class Domain(nn.Module):
             found.append((apart.view(len(some), count) + own).argmin(1))
         return self.points.to(z)[torch.cat(found)] if found else z
 
-    def _measured(self) -> bool:
-        return bool(self.radius.isfinite())
-
     def _beyond(self, x: Tensor) -> Tensor:
-        return ((x - self.centre).norm(dim=1) / self.radius - 1).clamp_min(0)
+        return ((x - self.centre).norm(dim=1) - self.radius).clamp_min(0)
 
 
 class Confined(Potential):
