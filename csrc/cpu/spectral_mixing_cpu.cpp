@@ -4,13 +4,14 @@
 
 // Coefficients are (batch, channels, 2, modes), weights (in, out, modes, 2) and biases (out, modes,
 // 2), of floats where single is set. bias may be null; dweight and dbias too, if they are not
-// asked for.
+// asked for. kept is what the GELU is of, like y, which the forward pass leaves for the backward pass;
+// null where it is to be computed again.
 struct MixingArguments {
   int64_t batch, in, out, modes;
   int single, gelu;
   const void *x, *weight, *bias;
   int threads;
-  void* y;
+  void *y, *kept;
   const void* dy;
   void *dx, *dweight, *dbias;
 };
@@ -76,10 +77,12 @@ template <class T>
 class Mixing {
  public:
   // What becomes of a sum z: z + bias, if there is one, and its GELU or dy times the slope of that.
+  // z itself goes to `kept`, if there is one.
   struct Finish {
     const T* bias;
     bool gelu;
     const T* dy;
+    T* kept;
   };
 
   Mixing(int64_t batch, int64_t q, int64_t p, int64_t modes, const T* weight, int64_t stride_q,
@@ -184,15 +187,19 @@ class Mixing {
       }
   }
   void finish(Vec<T> z, int64_t count, int64_t at, T* out) const {
+    if (finish_.kept) put(z, count, finish_.kept + at);
     if (finish_.gelu) {
       const auto g = gelu(z);
       z = g.value;
       if (finish_.dy) z = g.slope * some(finish_.dy + at, count);
     }
+    put(z, count, out + at);
+  }
+  static void put(const Vec<T>& z, int64_t count, T* to) {
     if (count == W<T>)
-      store(out + at, z);
+      store(to, z);
     else
-      std::memcpy(out + at, &z, count * sizeof(T));
+      std::memcpy(to, &z, count * sizeof(T));
   }
   static Vec<T> some(const T* x, int64_t count) {
     if (count == W<T>) return load(x);
@@ -295,16 +302,34 @@ void bias_gradient(const MixingArguments& args, const T* dz, int64_t from, int64
 
 // y, or dz where there is a dy.
 template <class T>
-void forward(const MixingArguments& args, T* y, const T* dy) {
+void forward(const MixingArguments& args, T* y, const T* dy, T* kept) {
   const int64_t entry = 2 * args.modes;
   const auto make = [&] {
     return Mixing<T>(args.batch, args.in, args.out, args.modes,
                      static_cast<const T*>(args.weight), args.out * entry, entry, false,
-                     args.threads, {static_cast<const T*>(args.bias), bool(args.gelu), dy});
+                     args.threads, {static_cast<const T*>(args.bias), bool(args.gelu), dy, kept});
   };
   for_each_stretch(args.out, args.threads, make, [&](Mixing<T>& mix, int64_t from, int64_t to) {
     mix(static_cast<const T*>(args.x), from, to, y);
   });
+}
+
+// dz from dy and what the GELU is of.
+template <class T>
+void through_gelu(const MixingArguments& args, T* dz) {
+  const T *z = static_cast<const T*>(args.kept), *dy = static_cast<const T*>(args.dy);
+  const int64_t size = args.batch * args.out * 2 * args.modes, vectors = size / W<T>;
+  for_each_stretch(
+      vectors, args.threads, [] { return 0; },
+      [&](int, int64_t from, int64_t to) {
+        for (int64_t i = from * W<T>; i < to * W<T>; i += W<T>)
+          store(dz + i, gelu(load(z + i)).slope * load(dy + i));
+      });
+  Array<T> rest(3 * W<T>, T(0));
+  std::copy(z + vectors * W<T>, z + size, &rest[0]);
+  std::copy(dy + vectors * W<T>, dy + size, &rest[W<T>]);
+  store(&rest[2 * W<T>], gelu(load(&rest[0])).slope * load(&rest[W<T>]));
+  std::copy_n(&rest[2 * W<T>], size - vectors * W<T>, dz + vectors * W<T>);
 }
 
 template <class T>
@@ -314,7 +339,10 @@ void backward(const MixingArguments& args) {
   Array<T> buffer;
   if (args.gelu) {
     buffer.resize(args.batch * args.out * entry);
-    forward(args, buffer.data(), dz);
+    if (args.kept)
+      through_gelu(args, buffer.data());
+    else
+      forward<T>(args, buffer.data(), dz, nullptr);
     dz = buffer.data();
   }
   const auto make = [&] {
@@ -334,7 +362,7 @@ void backward(const MixingArguments& args) {
 
 template <class T>
 void spectral_mixing(const MixingArguments& args, bool gradients) {
-  gradients ? backward<T>(args) : forward<T>(args, static_cast<T*>(args.y), nullptr);
+  gradients ? backward<T>(args) : forward<T>(args, static_cast<T*>(args.y), nullptr, static_cast<T*>(args.kept));
 }
 
 }  // namespace

@@ -9,7 +9,9 @@
 // (out, in), y (batch, channels, n0, n1), of floats where single is set. skip, x, bias, w1 and gate
 // may be null. d* are gradients, null where the argument is or they are not asked for; those but dx
 // are added to. For them, adjoint_first (m0, n0, 2) and adjoint_last (m1, n1, 2) are the conjugate transposes of first and
-// last. Without first, c is (batch, out, n0, 2, m1), and so is dc.
+// last. Without first, c is (batch, out, n0, 2, m1), and so is dc. kept (batch, out, n0, n1) is what
+// the first activation is of, which the forward pass leaves for the backward pass; null where it is
+// to be computed again.
 struct SynthesisArguments {
   int64_t batch, in, out;
   TransformShape shape;
@@ -17,7 +19,7 @@ struct SynthesisArguments {
   const void *c, *first, *last, *x, *skip, *bias;
   MlpArguments mlp;
   int threads;
-  void* y;
+  void *y, *kept;
   const void *dy, *adjoint_first, *adjoint_last;
   void *dc, *dx, *dskip, *dbias;
 };
@@ -38,7 +40,8 @@ class SynthesisLayer {
               args.dskip),
         between_(args.out * lines_ * transform_.line(), T(0)),
         x_(args.x ? tiling_.per_slab() * args.in * width_ : 0),
-        y_(tiling_.per_slab() * channels_ * width_) {
+        y_(tiling_.per_slab() * channels_ * width_),
+        kept_(args.kept ? tiling_.per_slab() * args.out * width_ : 0) {
     if (args.mlp.w1) mlp_.emplace(args.mlp, args.gelu, width_, backward);
     h_.resize(mlp_ ? args.out * width_ : 0);
     if (!backward) return;
@@ -58,7 +61,7 @@ class SynthesisLayer {
   void operator()(int64_t block, bool backward) {
     const int64_t across = (s_.n0 + lines_ - 1) / lines_, sample = block / across;
     const int64_t first = block % across * lines_, end = std::min(first + lines_, s_.n0);
-    if (!backward || args_.gelu || mlp_) from_modes(sample, first, end);
+    if (!backward || (!args_.kept && (args_.gelu || mlp_))) from_modes(sample, first, end);
     const Tiling<T> tiling(end - first, s_.n1);
     for (int64_t slab = 0; slab < tiling.slabs(); ++slab) {
       const auto place = [&](int64_t channels) {
@@ -75,17 +78,23 @@ class SynthesisLayer {
                        static_cast<T*>(to) + place(channels));
       };
       load(args_.in, args_.x, x_);
-      if (backward) load(channels_, args_.dy, y_);
+      if (backward) {
+        load(channels_, args_.dy, y_);
+        load(args_.out, args_.kept, kept_);
+      }
       for (int64_t tile = slab * tiling.per_slab(); tile < tiling.end(slab); ++tile) {
         const int64_t at = (tile - slab * tiling.per_slab()) * width_;
         const int64_t line = tiling.line(tile), column = tiling.column(tile);
         T *x = args_.x ? &x_[at * args_.in] : nullptr, *y = &y_[at * channels_];
-        backward ? gradients(line, column, x, y) : forward(line, column, x, y);
+        T* kept = args_.kept ? &kept_[at * args_.out] : nullptr;
+        backward ? gradients(line, column, x, kept, y) : forward(line, column, x, kept, y);
       }
-      if (backward)
+      if (backward) {
         store(args_.in, x_, args_.dx);
-      else
+      } else {
         store(channels_, y_, args_.y);
+        store(args_.out, kept_, args_.kept);
+      }
     }
     if (backward && args_.dc) to_modes(sample, first, end);
   }
@@ -142,36 +151,48 @@ class SynthesisLayer {
       adjoint_->first_axis(&adjoint_lines_[o * lines_ * adjoint_->line()], first, end,
                            &dc_[at + o * 2 * s_.modes()], true);
   }
-  // h on a tile, and the slope of its activation where that is asked for.
-  void enter(int64_t line, int64_t column, const T* x, T* h, T* slope) {
+  // What h is the activation of, on a tile, but for the bias and the gate.
+  void products(int64_t line, int64_t column, const T* x, T* h) {
     transform_.last_axis(args_.out, &between_[line * transform_.line()], lines_ * transform_.line(),
                          column, width_, h);
     if (args_.skip) skip_.times(x, h, true);
-    const bool gated = gate_, linear = !args_.gelu;
-    if (linear && !gated && !args_.bias) return;
+  }
+  // h from the products, with what it is the activation of in `kept` and the slope of that, unless
+  // these are null.
+  void enter(const T* x, T* h, T* kept, T* slope) const {
+    const bool gated = gate_;
     for (int64_t o = 0; o < args_.out; ++o) {
       const T bias = entry(args_.bias, o, T(0)), gate = entry(gate_, o, T(0));
       for (int64_t i = o * width_; i < (o + 1) * width_; i += W<T>) {
         Vec<T> z = load(h + i) + bias;
         if (gated) z += gate * load(x + i);
-        if (linear) {
-          store(h + i, z);
-          continue;
-        }
-        const auto g = gelu(z);
-        store(h + i, g.value);
-        if (slope) store(slope + i, g.slope);
+        if (kept) store(kept + i, z);
+        activate(z, i, h, slope);
       }
     }
   }
-  void forward(int64_t line, int64_t column, const T* x, T* y) {
-    enter(line, column, x, mlp_ ? h_.data() : y, nullptr);
-    if (mlp_) mlp_->forward(h_.data(), gated_ ? x : nullptr, y);
+  void activate(Vec<T> z, int64_t i, T* h, T* slope) const {
+    if (!args_.gelu) return store(h + i, z);
+    const auto g = gelu(z);
+    store(h + i, g.value);
+    if (slope) store(slope + i, g.slope);
+  }
+  void forward(int64_t line, int64_t column, const T* x, T* kept, T* y) {
+    T* h = mlp_ ? h_.data() : y;
+    products(line, column, x, h);
+    if (args_.gelu || gate_ || args_.bias || kept) enter(x, h, kept, nullptr);
+    if (mlp_) mlp_->forward(h, gated_ ? x : nullptr, y);
   }
   // y is dy, and x becomes its own gradient.
-  void gradients(int64_t line, int64_t column, T* x, T* y) {
+  void gradients(int64_t line, int64_t column, T* x, const T* kept, T* y) {
     T* dz = y;
-    if (args_.gelu || mlp_) enter(line, column, x, z_.data(), slope_.data());
+    if (kept) {
+      for (int64_t i = 0; i < args_.out * width_; i += W<T>)
+        activate(load(kept + i), i, z_.data(), slope_.data());
+    } else if (args_.gelu || mlp_) {
+      products(line, column, x, z_.data());
+      enter(x, z_.data(), nullptr, slope_.data());
+    }
     if (mlp_) {
       dz = z_.data();
       if (gated_) std::copy_n(x, args_.in * width_, r_.data());
@@ -218,7 +239,7 @@ class SynthesisLayer {
   std::optional<PointwiseMlp<T>> mlp_;
   std::optional<Analysis<T>> adjoint_;
   Array<T> between_, adjoint_lines_;  // the axes, (out, lines, line() of the transform)
-  Array<T> x_, y_;                    // of a slab
+  Array<T> x_, y_, kept_;             // of a slab
   Array<T> h_, z_, slope_, r_;        // of a tile
   Array<T> dc_;                       // from first_sample_ on
   int64_t first_sample_ = -1;

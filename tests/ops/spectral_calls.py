@@ -16,13 +16,14 @@ MLP = (
     normal(3),
 )  # fmt: skip
 GRID, MODES = normal(2, 3, 4, 5), normal(2, 3, 2, 3, 2)
+NOTHING = GRID.new_empty(0)  # kept
 CALLS = {
     "spectral_analysis": (GRID, [t.transpose(0, 1).contiguous() for t in TABLES]),
     "legendre_products": (normal(2, 3, 4, 2, 5), normal(5, 6, 4), False),
-    "spectral_mixing": (*MIXING, True),
-    "spectral_mixing_vjp": (MODES, *MIXING, True, True),
-    "spectral_synthesis": (*SYNTHESIS, True),
-    "spectral_synthesis_vjp": (GRID, *SYNTHESIS, True, True),
+    "spectral_mixing": (*MIXING, True, False),
+    "spectral_mixing_vjp": (MODES, *MIXING, True, NOTHING, True),
+    "spectral_synthesis": (*SYNTHESIS, True, False),
+    "spectral_synthesis_vjp": (GRID, *SYNTHESIS, True, NOTHING, True),
     "channel_mlp": (*MLP, True),
     "channel_mlp_vjp": (GRID, *MLP, True, True),
 }

@@ -39,9 +39,10 @@ def test_operator_rules(backend):
         for x in arguments:
             if x is not None:
                 x.requires_grad_()
-        opcheck(op, (*arguments, gelu, backend))
+        for keep in (False, True):
+            opcheck(op, (*arguments, gelu, keep, backend))
     c, *rest = problem(2, 3, 6, (4, 5), True)
-    opcheck(op, (c.transpose(0, 1).contiguous().transpose(0, 1), *rest, True, backend))
+    opcheck(op, (c.transpose(0, 1).contiguous().transpose(0, 1), *rest, True, True, backend))
 
 
 @pytest.mark.parametrize("backend", ["cpu", "torch", "reference"])

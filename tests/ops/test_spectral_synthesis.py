@@ -105,9 +105,10 @@ def test_operator_rules(backend):
         for x in arguments:
             if torch.is_tensor(x):
                 x.requires_grad_()
-        opcheck(op, (*arguments, True, backend))
+        for keep in (False, True):
+            opcheck(op, (*arguments, True, keep, backend))
     empty = problem(0, 3, 5, (6, 4), (3, 2), *PARTS[3])
-    opcheck(op, (*empty, True, backend))
+    opcheck(op, (*empty, True, True, backend))
 
 
 def test_gradcheck():

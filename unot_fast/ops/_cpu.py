@@ -259,7 +259,7 @@ class _Mixing(ctypes.Structure):
         ("gelu", _int),
         *((name, _pointer) for name in ("x", "weight", "bias")),
         ("threads", _int),
-        *((name, _pointer) for name in ("y", "dy", "dx", "dweight", "dbias")),
+        *((name, _pointer) for name in ("y", "kept", "dy", "dx", "dweight", "dbias")),
     )
 
 
@@ -280,7 +280,7 @@ class _Synthesis(ctypes.Structure):
         *((name, _pointer) for name in ("c", "first", "last", "x", "skip", "bias")),
         ("mlp", _Mlp),
         ("threads", _int),
-        *((name, _pointer) for name in ("y", "dy", "adjoint_first", "adjoint_last")),
+        *((name, _pointer) for name in ("y", "kept", "dy", "adjoint_first", "adjoint_last")),
         *((name, _pointer) for name in ("dc", "dx", "dskip", "dbias")),
     )
 
@@ -352,18 +352,26 @@ def legendre_products(x: Tensor, table: Tensor, to_lines: bool) -> Tensor:
     return out
 
 
-def spectral_mixing(c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+def spectral_mixing(
+    c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool, kept: Tensor | None = None
+) -> Tensor:
     out = empty((c.shape[0], weight.shape[1], *c.shape[2:]), c.dtype)
-    _mix(c, weight, bias, gelu, (out, None, None, None, None))
+    _mix(c, weight, bias, gelu, (out, kept, None, None, None, None))
     return out
 
 
 def spectral_mixing_vjp(
-    grad: Tensor, c: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool, weights: bool
+    grad: Tensor,
+    c: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gelu: bool,
+    weights: bool,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     inputs = (c, weight, bias) if weights else (c, None, None)
     found = [None if t is None else empty(t.shape, c.dtype) for t in inputs]
-    _mix(c, weight, bias, gelu, (None, grad.contiguous(), *found))
+    _mix(c, weight, bias, gelu, (None, kept, grad.contiguous(), *found))
     return tuple(c.new_empty(0) if t is None else t for t in found)
 
 
@@ -382,27 +390,29 @@ def _mix(c, weight, bias, gelu, results) -> None:
     _kernel("spectral_mixing")(ctypes.byref(arguments), results[0] is None)
 
 
-def spectral_synthesis(c: Tensor, tables: Sequence[Tensor], *inputs) -> Tensor:
+def spectral_synthesis(
+    c: Tensor, tables: Sequence[Tensor], *inputs, kept: Tensor | None = None
+) -> Tensor:
     *inputs, gelu = inputs
     w2, d = inputs[5], len(tables)
     channels = c.shape[1] if w2 is None else w2.shape[0]
     points = *c.shape[2 : -d - 1], *(t.shape[0] for t in tables)
     out = empty((c.shape[0], channels, *points), c.dtype)
-    _synthesise(c, tables, inputs, gelu, out, None, [None] * 9)
+    _synthesise(c, tables, inputs, gelu, out, kept, None, [None] * 9)
     return out
 
 
 def spectral_synthesis_vjp(
-    grad: Tensor, c: Tensor, tables: Sequence[Tensor], *inputs
+    grad: Tensor, c: Tensor, tables: Sequence[Tensor], *inputs, kept: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     x, *others, gelu, weights = inputs
     dx = None if x is None else empty(x.shape, c.dtype)
     dc, *sums = _zeros_like((c, *(t if weights else None for t in others)), c.dtype)
-    _synthesise(c, tables, (x, *others), gelu, None, grad.contiguous(), (dc, dx, *sums))
+    _synthesise(c, tables, (x, *others), gelu, None, kept, grad.contiguous(), (dc, dx, *sums))
     return tuple(c.new_empty(0) if t is None else t for t in (dc, dx, *sums))
 
 
-def _synthesise(c, tables, inputs, gelu, out, grad, results) -> None:
+def _synthesise(c, tables, inputs, gelu, out, kept, grad, results) -> None:
     c, x, skip, bias, *mlp = _contiguous(c, *inputs)
     tables = _contiguous(*tables)
     *points, n1 = (out if grad is None else grad).shape[2:]
@@ -423,7 +433,7 @@ def _synthesise(c, tables, inputs, gelu, out, grad, results) -> None:
         *_addresses(c, first, last, x, skip, bias),
         _mlp(mlp, dmlp),
         torch.get_num_threads(),
-        *_addresses(out, grad, adjoint_first, adjoint_last, dc, dx, dskip, dbias),
+        *_addresses(out, kept, grad, adjoint_first, adjoint_last, dc, dx, dskip, dbias),
     )
     if c.shape[0]:
         _kernel("spectral_synthesis")(ctypes.byref(arguments), out is None)

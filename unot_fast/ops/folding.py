@@ -50,7 +50,7 @@ def register_vmap(operator: str, *batched: int) -> None:
             fold = folding(info, *(in_dims[k] for k in present))
             for k, x in zip(present, fold(*(arguments[k] for k in present)), strict=True):
                 arguments[k] = x
-            return call(*arguments).unflatten(0, (info.batch_size, -1)), 0
+            return _unfolded(call(*arguments), info.batch_size)
         for k in mapped:
             arguments[k] = arguments[k].unbind(in_dims[k])
         results = [
@@ -62,6 +62,14 @@ def register_vmap(operator: str, *batched: int) -> None:
         return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
 
     torch.library.register_vmap(f"unot_fast::{operator}", rule)
+
+
+def _unfolded(results: Tensor | Sequence[Tensor], size: int) -> tuple:
+    """With vmap's dimension again, and where it is; what else there is goes on as it is."""
+    if isinstance(results, Tensor):
+        return results.unflatten(0, (size, -1)), 0
+    first, *others = results
+    return (first.unflatten(0, (size, -1)), *others), (0, *(None for _ in others))
 
 
 def check_shared(operator: str, in_dims: Sequence) -> None:

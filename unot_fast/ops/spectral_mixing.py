@@ -8,6 +8,7 @@ from torch import Tensor
 from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.folding import register_vmap
+from unot_fast.ops.keeping import expect_kept, is_recorded, passed_on, room_for_kept, shape_of_kept
 from unot_fast.ops.returning import asked_for, separate
 from unot_fast.ops.shapes import expect, expect_alike
 from unot_fast.ops.spectral_empty import unless_empty
@@ -18,12 +19,13 @@ _DATA = (0,)  # the arguments that are no weights
 
 torch.library.define(
     "unot_fast::spectral_mixing",
-    f"({_ARGUMENTS}, str backend) -> Tensor",
+    f"({_ARGUMENTS}, bool keep, str backend) -> (Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 torch.library.define(
     "unot_fast::spectral_mixing_vjp",
-    f"(Tensor grad, {_ARGUMENTS}, bool weights, str backend) -> (Tensor, Tensor, Tensor)",
+    f"(Tensor grad, {_ARGUMENTS}, Tensor kept, bool weights, str backend) "
+    "-> (Tensor, Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 
@@ -36,46 +38,65 @@ _MODULES = {
 
 
 @torch.library.impl("unot_fast::spectral_mixing", "CompositeExplicitAutograd")
-def _impl(c, weight, bias, gelu, backend):
+def _impl(c, weight, bias, gelu, keep, backend):
     expect_alike("spectral_mixing", c=c, weight=weight, bias=bias)
     shape = (weight.shape[1], *c.shape[3:], 2)
     expect("spectral_mixing", weight=(weight, (c.shape[1], *shape)), bias=(bias, shape))
+    shape = _kept(c, weight, gelu, keep, backend)
     backend = unless_empty(backend, c, weight)
+    kept = room_for_kept(c, shape, backend)
     mixing = implementation("spectral_mixing", backend, _MODULES)
-    return mixing(c, weight, bias, gelu).contiguous()
+    return mixing(c, weight, bias, gelu, **passed_on(kept, backend)).contiguous(), kept
+
+
+def _kept(c, weight, gelu, keep, backend):
+    return shape_of_kept(_out(c, weight), gelu and keep, backend)
+
+
+def _out(c, weight):
+    return c.shape[0], weight.shape[1], *c.shape[2:]
 
 
 @torch.library.impl("unot_fast::spectral_mixing_vjp", "CompositeExplicitAutograd")
-def _impl_vjp(grad, c, weight, bias, gelu, weights, backend):
-    expect_alike("spectral_mixing_vjp", c=c, weight=weight, bias=bias, grad=grad)
+def _impl_vjp(grad, c, weight, bias, gelu, kept, weights, backend):
+    expect_alike("spectral_mixing_vjp", c=c, weight=weight, bias=bias, grad=grad, kept=kept)
+    expect_kept("spectral_mixing_vjp", kept, _out(c, weight))
     backend = unless_empty(backend, c, weight)
     vjp = implementation("spectral_mixing_vjp", backend, _MODULES)
-    found = vjp(grad, c, weight, bias, gelu, weights)
+    found = vjp(grad, c, weight, bias, gelu, weights, **passed_on(kept, backend))
     return separate(found, asked_for((c, weight, bias), _DATA, weights))
 
 
 @torch.library.register_fake("unot_fast::spectral_mixing")
-def _fake(c, weight, bias, gelu, backend):
-    return c.new_empty((c.shape[0], weight.shape[1], *c.shape[2:]))
+def _fake(c, weight, bias, gelu, keep, backend):
+    return c.new_empty(_out(c, weight)), c.new_empty(_kept(c, weight, gelu, keep, backend))
 
 
 @torch.library.register_fake("unot_fast::spectral_mixing_vjp")
-def _fake_vjp(grad, c, weight, bias, gelu, weights, backend):
+def _fake_vjp(grad, c, weight, bias, gelu, kept, weights, backend):
     inputs = asked_for((c, weight, bias), _DATA, weights)
     return tuple(c.new_empty(0 if t is None else t.shape) for t in inputs)
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    *tensors, ctx.gelu, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
+    *tensors, ctx.gelu, _, ctx.backend = inputs
+    ctx.set_materialize_grads(False)  # none of what is kept
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*tensors, output[1])
 
 
-def _backward(ctx, grad: Tensor):
-    tensors, weights = ctx.saved_tensors, any(ctx.needs_input_grad[1:3])
+def _backward(ctx, grad: Tensor, _):
+    if grad is None:
+        return (None,) * 6
+    *tensors, kept = ctx.saved_tensors
+    weights = any(ctx.needs_input_grad[1:3])
     refuse_tangents("spectral_mixing", grad)
-    found = torch.ops.unot_fast.spectral_mixing_vjp(grad, *tensors, ctx.gelu, weights, ctx.backend)
+    found = torch.ops.unot_fast.spectral_mixing_vjp(
+        grad, *tensors, ctx.gelu, kept, weights, ctx.backend
+    )
     inputs = asked_for(tensors, _DATA, weights)
-    return *(d if t is not None else None for d, t in zip(found, inputs, strict=True)), None, None
+    found = (d if t is not None else None for d, t in zip(found, inputs, strict=True))
+    return *found, None, None, None
 
 
 torch.library.register_autograd(
@@ -84,7 +105,7 @@ torch.library.register_autograd(
 
 
 def _setup_second(ctx, inputs, output) -> None:
-    grad, c, weight, bias, ctx.gelu, ctx.weights, ctx.backend = inputs
+    grad, c, weight, bias, ctx.gelu, _, ctx.weights, ctx.backend = inputs
     ctx.biased = bias is not None and ctx.weights
     ctx.save_for_backward(grad, c, weight)
 
@@ -94,14 +115,14 @@ def _backward_second(ctx, dc: Tensor, dw: Tensor, dbias: Tensor):
     if ctx.gelu:
         raise RuntimeError("spectral_mixing: second derivatives are not available with a GELU")
     (grad, c, weight), backend = ctx.saved_tensors, ctx.backend
-    vjp = torch.ops.unot_fast.spectral_mixing_vjp
+    vjp, nothing = torch.ops.unot_fast.spectral_mixing_vjp, grad.new_empty(0)
     dgrad = spectral_mixing(dc, weight, dbias if ctx.biased else None, backend=backend)
     from_dw = None
     if ctx.weights:
         dgrad = dgrad + spectral_mixing(c, dw, backend=backend)
-        from_dw, *_ = vjp(grad, c, dw, None, False, False, backend)
-    _, from_dc, _ = vjp(grad, dc, weight, None, False, True, backend)
-    return dgrad, from_dw, from_dc, None, None, None, None
+        from_dw, *_ = vjp(grad, c, dw, None, False, nothing, False, backend)
+    _, from_dc, _ = vjp(grad, dc, weight, None, False, nothing, True, backend)
+    return dgrad, from_dw, from_dc, None, None, None, None, None
 
 
 torch.library.register_autograd(
@@ -120,7 +141,7 @@ def spectral_mixing(
     .. math:: \mathrm{out}_b(o, k)
         = \sigma\Bigl(\sum_i c_b(i, k)\, w(i, o, k) + \beta(o, k)\Bigr)
 
-    Nothing but the arguments is kept for the backward pass.
+    For the backward pass the arguments are kept, and on the CPU what the GELU is of.
 
     Parameters
     ----------
@@ -141,4 +162,6 @@ def spectral_mixing(
     Tensor, shape (B, O, 2, m_1, ..., m_d)
     """
     refuse_tangents("spectral_mixing", c, weight, bias)
-    return torch.ops.unot_fast.spectral_mixing(c, weight, bias, gelu, backend)
+    keep = is_recorded(c, weight, bias)
+    out, _ = torch.ops.unot_fast.spectral_mixing(c, weight, bias, gelu, keep, backend)
+    return out

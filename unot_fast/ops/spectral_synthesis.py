@@ -11,6 +11,7 @@ from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.complex_tables import adjoint
 from unot_fast.ops.folding import register_vmap
+from unot_fast.ops.keeping import expect_kept, is_recorded, passed_on, room_for_kept, shape_of_kept
 from unot_fast.ops.returning import asked_for, separate
 from unot_fast.ops.shapes import expect, expect_alike, expect_mlp
 from unot_fast.ops.spectral_analysis import spectral_analysis
@@ -25,12 +26,13 @@ _ARGUMENTS = ", ".join(
 
 torch.library.define(
     "unot_fast::spectral_synthesis",
-    f"({_ARGUMENTS}, str backend) -> Tensor",
+    f"({_ARGUMENTS}, bool keep, str backend) -> (Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 torch.library.define(
     "unot_fast::spectral_synthesis_vjp",
-    f"(Tensor grad, {_ARGUMENTS}, bool weights, str backend) -> ({', '.join(['Tensor'] * 9)})",
+    f"(Tensor grad, {_ARGUMENTS}, Tensor kept, bool weights, str backend) "
+    f"-> ({', '.join(['Tensor'] * 9)})",
     tags=torch.Tag.pt2_compliant_tag,
 )
 
@@ -44,12 +46,24 @@ _MODULES = {
 
 @torch.library.impl("unot_fast::spectral_synthesis", "CompositeExplicitAutograd")
 def _impl(c, tables, *rest):
-    *rest, backend = rest
+    *rest, keep, backend = rest
     optional = dict(zip(_OPTIONAL, rest, strict=False))
     expect_alike("spectral_synthesis", tables, c=c, **optional)
     _check(c, tables, *rest)
+    shape = _kept(c, tables, *rest, keep, backend)
     backend = unless_empty(backend, c, *tables, *optional.values())
-    return implementation("spectral_synthesis", backend, _MODULES)(c, tables, *rest).contiguous()
+    kept = room_for_kept(c, shape, backend)
+    synthesis = implementation("spectral_synthesis", backend, _MODULES)
+    return synthesis(c, tables, *rest, **passed_on(kept, backend)).contiguous(), kept
+
+
+def _kept(c, tables, x, skip, bias, w1, b1, w2, b2, gate, gelu, keep, backend):
+    shape = c.shape[0], c.shape[1], *_points(c, tables)
+    return shape_of_kept(shape, keep and (gelu or w1 is not None), backend)
+
+
+def _points(c, tables):
+    return *c.shape[2 : -len(tables) - 1], *(t.shape[0] for t in tables)
 
 
 def _check(c, tables, x, skip, bias, w1, b1, w2, b2, gate, gelu) -> None:
@@ -61,7 +75,7 @@ def _check(c, tables, x, skip, bias, w1, b1, w2, b2, gate, gelu) -> None:
         )
     for m, table in zip(c.shape[-d:], tables, strict=True):
         expect(name, table=(table, (table.shape[0], m, 2)))
-    points = *c.shape[2 : -d - 1], *(t.shape[0] for t in tables)
+    points = _points(c, tables)
     channels = 0 if x is None else x.shape[1]
     expect(
         name, x=(x, (c.shape[0], channels, *points)), skip=(skip, (out, channels)),
@@ -75,36 +89,43 @@ def _check(c, tables, x, skip, bias, w1, b1, w2, b2, gate, gelu) -> None:
 
 @torch.library.impl("unot_fast::spectral_synthesis_vjp", "CompositeExplicitAutograd")
 def _impl_vjp(grad, c, tables, *rest):
-    *rest, weights, backend = rest
+    *rest, kept, weights, backend = rest
     optional = dict(zip(_OPTIONAL, rest, strict=False))
-    expect_alike("spectral_synthesis_vjp", tables, c=c, **optional, grad=grad)
+    expect_alike("spectral_synthesis_vjp", tables, c=c, **optional, grad=grad, kept=kept)
+    expect_kept("spectral_synthesis_vjp", kept, (*c.shape[:2], *_points(c, tables)))
     backend = unless_empty(backend, c, *tables, *optional.values())
     vjp = implementation("spectral_synthesis_vjp", backend, _MODULES)
-    found = vjp(grad, c, tables, *rest, weights)
+    found = vjp(grad, c, tables, *rest, weights, **passed_on(kept, backend))
     return separate(found, asked_for((c, *optional.values()), _DATA, weights))
 
 
 @torch.library.register_fake("unot_fast::spectral_synthesis")
-def _fake(c, tables, x, skip, bias, w1, b1, w2, b2, gate, gelu, backend):
-    channels, d = c.shape[1] if w2 is None else w2.shape[0], len(tables)
-    return c.new_empty((c.shape[0], channels, *c.shape[2 : -d - 1], *(t.shape[0] for t in tables)))
+def _fake(c, tables, *rest):
+    w2 = rest[5]
+    channels = c.shape[1] if w2 is None else w2.shape[0]
+    out = c.new_empty((c.shape[0], channels, *_points(c, tables)))
+    return out, c.new_empty(_kept(c, tables, *rest))
 
 
 @torch.library.register_fake("unot_fast::spectral_synthesis_vjp")
 def _fake_vjp(grad, c, tables, *rest):
-    *optional, _, weights, _ = rest
+    *optional, _, _, weights, _ = rest
     inputs = asked_for((c, *optional), _DATA, weights)
     return tuple(c.new_empty(0 if t is None else t.shape) for t in inputs)
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    c, tables, *optional, ctx.gelu, ctx.backend = inputs
-    ctx.save_for_backward(c, *optional, *tables)
+    c, tables, *optional, ctx.gelu, _, ctx.backend = inputs
+    ctx.set_materialize_grads(False)  # none of what is kept
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(c, output[1], *optional, *tables)
 
 
-def _backward(ctx, grad: Tensor):
-    c, *rest = ctx.saved_tensors
+def _backward(ctx, grad: Tensor, _):
+    c, kept, *rest = ctx.saved_tensors
     optional, tables = rest[: len(_OPTIONAL)], rest[len(_OPTIONAL) :]
+    if grad is None:
+        return None, [None] * len(tables), *(None for _ in optional), None, None, None
     if not ctx.gelu and all(t is None for t in optional):
         dc = spectral_analysis(grad, [adjoint(t) for t in tables], backend=ctx.backend)
         found = optional
@@ -112,11 +133,11 @@ def _backward(ctx, grad: Tensor):
         weights = any(ctx.needs_input_grad[3:11])
         refuse_tangents("spectral_synthesis", grad)
         dc, *found = torch.ops.unot_fast.spectral_synthesis_vjp(
-            grad, c, tables, *optional, ctx.gelu, weights, ctx.backend
+            grad, c, tables, *optional, ctx.gelu, kept, weights, ctx.backend
         )
         _, *optional = asked_for((c, *optional), _DATA, weights)
         found = [d if t is not None else None for d, t in zip(found, optional, strict=True)]
-    return dc, [None] * len(tables), *found, None, None
+    return dc, [None] * len(tables), *found, None, None, None
 
 
 torch.library.register_autograd(
@@ -160,8 +181,9 @@ def spectral_synthesis(
         y(i) &= \sigma\bigl(W_2\, \mathrm{gelu}(W_1 h(i) + \beta_1) + \beta_2
                 + \gamma x(i)\bigr)
 
-    Where there is no ``w1``, y is h, with the term of the gate in its sum. Nothing but the
-    arguments is kept for the backward pass, and nothing between them and y is written to memory.
+    Where there is no ``w1``, y is h, with the term of the gate in its sum. Nothing between the
+    arguments and y is written to memory, but for what the inner activation is of, which the CPU
+    keeps for a backward pass.
 
     Parameters
     ----------
@@ -192,6 +214,7 @@ def spectral_synthesis(
     if skip is None and gate is None:
         x = None
     refuse_tangents("spectral_synthesis", c, x, skip, bias, w1, b1, w2, b2, gate)
-    return torch.ops.unot_fast.spectral_synthesis(
-        c, list(tables), x, skip, bias, w1, b1, w2, b2, gate, gelu, backend
-    )
+    optional = x, skip, bias, w1, b1, w2, b2, gate
+    keep = is_recorded(c, *optional)
+    out, _ = torch.ops.unot_fast.spectral_synthesis(c, list(tables), *optional, gelu, keep, backend)
+    return out
