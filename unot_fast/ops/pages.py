@@ -19,8 +19,8 @@ from torch import Tensor
 _HUGE = 1 << 21
 _ADVICE = 14  # MADV_HUGEPAGE
 _LINUX = sys.platform == "linux"
-_LARGE = 1 << 25  # what the C library never keeps for a next time
-_KEPT = 1 << 29
+_LARGE = 1 << 22
+_KEPT = 1 << 30
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
@@ -29,7 +29,7 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
     The system hands out fresh memory page by page as it is first written, which for a large result
     takes as long as a part of the arithmetic. Where it does not know the advice nothing changes.
-    Blocks of 32 MB and more are used again when their tensors are gone; up to 512 MB are kept.
+    Blocks of 4 MB and more are used again when their tensors are gone; up to 1 GB is kept.
     """
     size = math.prod(shape) * dtype.itemsize
     if _LINUX and size >= _LARGE:
