@@ -62,3 +62,16 @@ def test_layers_of_an_ensemble(backend):
     expected = torch.stack([layer(x[0], w, skip, backend) for w in weights])
     out = vmap(layer, (None, 0, None, None))(x[0], weights, skip, backend)
     torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_many_gradients_of_one_result(backend):
+    x, weight, skip = problem()
+    leaves = [t.requires_grad_() for t in (x[0], weight, skip)]
+    out = layer(*leaves, backend)
+    pulled = several(torch.randn_like(out))
+
+    def pull(grad):
+        return torch.autograd.grad(out, leaves, grad, retain_graph=True)
+
+    torch.testing.assert_close(vmap(pull)(pulled), stacked([pull(grad) for grad in pulled]))
