@@ -4,8 +4,8 @@
 
 // Coefficients are (batch, channels, 2, modes), weights (in, out, modes, 2) and biases (out, modes,
 // 2), of floats where single is set. bias may be null; dweight and dbias too, if they are not
-// asked for. kept is what the GELU is of, like y, which the forward pass leaves for the backward pass;
-// null where it is to be computed again.
+// asked for. kept is what the GELU is of, like y, which the forward pass leaves for the backward
+// pass; null where it is to be computed again.
 struct MixingArguments {
   int64_t batch, in, out, modes;
   int single, gelu;
@@ -362,7 +362,8 @@ void backward(const MixingArguments& args) {
 
 template <class T>
 void spectral_mixing(const MixingArguments& args, bool gradients) {
-  gradients ? backward<T>(args) : forward<T>(args, static_cast<T*>(args.y), nullptr, static_cast<T*>(args.kept));
+  if (gradients) return backward<T>(args);
+  forward<T>(args, static_cast<T*>(args.y), nullptr, static_cast<T*>(args.kept));
 }
 
 }  // namespace

@@ -8,10 +8,10 @@
 // c is (batch, out, 2, m0, m1), first (n0, m0, 2), last (n1, m1, 2), x (batch, in, n0, n1), skip
 // (out, in), y (batch, channels, n0, n1), of floats where single is set. skip, x, bias, w1 and gate
 // may be null. d* are gradients, null where the argument is or they are not asked for; those but dx
-// are added to. For them, adjoint_first (m0, n0, 2) and adjoint_last (m1, n1, 2) are the conjugate transposes of first and
-// last. Without first, c is (batch, out, n0, 2, m1), and so is dc. kept (batch, out, n0, n1) is what
-// the first activation is of, which the forward pass leaves for the backward pass; null where it is
-// to be computed again.
+// are added to. For them, adjoint_first (m0, n0, 2) and adjoint_last (m1, n1, 2) are the conjugate
+// transposes of first and last. Without first, c is (batch, out, n0, 2, m1), and so is dc. kept
+// (batch, out, n0, n1) is what the first activation is of, which the forward pass leaves for the
+// backward pass; null where it is to be computed again.
 struct SynthesisArguments {
   int64_t batch, in, out;
   TransformShape shape;

@@ -20,10 +20,7 @@ def is_recorded(*tensors: Tensor | None) -> bool:
 
 
 def shape_of_kept(shape: Sequence[int], keep: bool, backend: str) -> Sequence[int]:
-    """``shape``, or that of no entries where nothing is kept.
-
-    A GPU computes faster than it reads.
-    """
+    """``shape``, or that of no entries where nothing is kept: by all backends but the CPU's."""
     return shape if keep and backend == "cpu" else (0,)
 
 
@@ -39,4 +36,4 @@ def expect_kept(operator: str, kept: Tensor, shape: Sequence[int]) -> None:
 
 def passed_on(kept: Tensor, backend: str) -> dict[str, Tensor]:
     """The argument for kernels that fill or read what is kept."""
-    return {"kept": kept} if backend == "cpu" and kept.numel() else {}
+    return {"kept": kept.contiguous()} if backend == "cpu" and kept.numel() else {}
