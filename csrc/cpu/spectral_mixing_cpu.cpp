@@ -187,25 +187,13 @@ class Mixing {
       }
   }
   void finish(Vec<T> z, int64_t count, int64_t at, T* out) const {
-    if (finish_.kept) put(z, count, finish_.kept + at);
+    if (finish_.kept) store_some(finish_.kept + at, z, count);
     if (finish_.gelu) {
       const auto g = gelu(z);
       z = g.value;
-      if (finish_.dy) z = g.slope * some(finish_.dy + at, count);
+      if (finish_.dy) z = g.slope * load_some(finish_.dy + at, count);
     }
-    put(z, count, out + at);
-  }
-  static void put(const Vec<T>& z, int64_t count, T* to) {
-    if (count == W<T>)
-      store(to, z);
-    else
-      std::memcpy(to, &z, count * sizeof(T));
-  }
-  static Vec<T> some(const T* x, int64_t count) {
-    if (count == W<T>) return load(x);
-    Vec<T> v{};
-    std::memcpy(&v, x, count * sizeof(T));
-    return v;
+    store_some(out + at, z, count);
   }
   static void add(Complex<T>& sum, const Complex<T>& x, const Complex<T>& w) {
     // One product at a time: each is then one instruction with its sum.
@@ -318,18 +306,15 @@ void forward(const MixingArguments& args, T* y, const T* dy, T* kept) {
 template <class T>
 void through_gelu(const MixingArguments& args, T* dz) {
   const T *z = static_cast<const T*>(args.kept), *dy = static_cast<const T*>(args.dy);
-  const int64_t size = args.batch * args.out * 2 * args.modes, vectors = size / W<T>;
+  const int64_t size = args.batch * args.out * 2 * args.modes;
   for_each_stretch(
-      vectors, args.threads, [] { return 0; },
+      blocks<T>(size), args.threads, [] { return 0; },
       [&](int, int64_t from, int64_t to) {
-        for (int64_t i = from * W<T>; i < to * W<T>; i += W<T>)
-          store(dz + i, gelu(load(z + i)).slope * load(dy + i));
+        for (int64_t i = from * W<T>; i < std::min(to * W<T>, size); i += W<T>) {
+          const int64_t count = std::min<int64_t>(W<T>, size - i);
+          store_some(dz + i, gelu(load_some(z + i, count)).slope * load_some(dy + i, count), count);
+        }
       });
-  Array<T> rest(3 * W<T>, T(0));
-  std::copy(z + vectors * W<T>, z + size, &rest[0]);
-  std::copy(dy + vectors * W<T>, dy + size, &rest[W<T>]);
-  store(&rest[2 * W<T>], gelu(load(&rest[0])).slope * load(&rest[W<T>]));
-  std::copy_n(&rest[2 * W<T>], size - vectors * W<T>, dz + vectors * W<T>);
 }
 
 template <class T>

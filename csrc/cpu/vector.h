@@ -86,14 +86,23 @@ inline Vec<T> load(const T* p) {
   std::memcpy(&v, p, sizeof v);
   return v;
 }
-// The first lanes from memory, zero in the others.
-inline Vec<double> load_some(const double* p, int64_t count) {
-  Vec<double> v{};
-  std::memcpy(&v, p, count * sizeof(double));
-  return v;
-}
 inline void store(double* p, Vec<double> v) { std::memcpy(p, &v, sizeof v); }
 inline void store(float* p, Vec<float> v) { std::memcpy(p, &v, sizeof v); }
+// The first lanes from and to memory, zero in the others.
+template <class T>
+inline Vec<T> load_some(const T* p, int64_t count) {
+  if (count == W<T>) return load(p);
+  Vec<T> v{};
+  std::memcpy(&v, p, count * sizeof(T));
+  return v;
+}
+template <class T>
+inline void store_some(T* p, std::common_type_t<Vec<T>> v, int64_t count) {
+  if (count == W<T>)
+    store(p, v);
+  else
+    std::memcpy(p, &v, count * sizeof(T));
+}
 
 // A vector of doubles from and to either precision.
 typedef float Half __attribute__((vector_size(VECTOR_BYTES / 2)));

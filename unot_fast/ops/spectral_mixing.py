@@ -42,9 +42,9 @@ def _impl(c, weight, bias, gelu, keep, backend):
     expect_alike("spectral_mixing", c=c, weight=weight, bias=bias)
     shape = (weight.shape[1], *c.shape[3:], 2)
     expect("spectral_mixing", weight=(weight, (c.shape[1], *shape)), bias=(bias, shape))
-    shape = _kept(c, weight, gelu, keep, backend)
+    room = _kept(c, weight, gelu, keep, backend)
     backend = unless_empty(backend, c, weight)
-    kept = room_for_kept(c, shape, backend)
+    kept = room_for_kept(c, room, backend)
     mixing = implementation("spectral_mixing", backend, _MODULES)
     return mixing(c, weight, bias, gelu, **passed_on(kept, backend)).contiguous(), kept
 

@@ -50,9 +50,9 @@ def _impl(c, tables, *rest):
     optional = dict(zip(_OPTIONAL, rest, strict=False))
     expect_alike("spectral_synthesis", tables, c=c, **optional)
     _check(c, tables, *rest)
-    shape = _kept(c, tables, *rest, keep, backend)
+    room = _kept(c, tables, *rest, keep, backend)
     backend = unless_empty(backend, c, *tables, *optional.values())
-    kept = room_for_kept(c, shape, backend)
+    kept = room_for_kept(c, room, backend)
     synthesis = implementation("spectral_synthesis", backend, _MODULES)
     return synthesis(c, tables, *rest, **passed_on(kept, backend)).contiguous(), kept
 
