@@ -12,7 +12,7 @@ from torch import Tensor
 from unot_fast.geometry.base import Coarser, Geometry, Structure, lasting
 from unot_fast.geometry.cells import block_middles, blocks, pooled
 from unot_fast.geometry.lines import CELL_BLUR, LineCost, pairs
-from unot_fast.geometry.numbers import is_integer
+from unot_fast.geometry.numbers import check_integer
 
 GRIDS = ("equiangular", "legendre-gauss")
 COSTS = ("geodesic", "chordal")
@@ -76,8 +76,7 @@ class Sphere(Geometry):
         grid: str = "equiangular",
     ):
         for name, n, least in (("nlat", nlat, 2), ("nlon", nlon, 1)):
-            if not is_integer(n, least):
-                raise ValueError(f"{name} must be an integer >= {least}; got {n!r}")
+            check_integer(name, n, least=least)
         if grid not in GRIDS:
             raise ValueError(f"grid must be one of {GRIDS}; got {grid!r}")
         nodes, weights = _QUADRATURES[grid](nlat)
@@ -94,8 +93,7 @@ class Sphere(Geometry):
         Latitudes and longitudes run over ``linspace`` with both ends, so that every pole stands n
         times and the seam twice; there are no areas; the cost is the angle divided by 10.
         """
-        if not is_integer(n, 2):
-            raise ValueError(f"n must be an integer >= 2; got {n!r}")
+        check_integer("n", n, least=2)
         sphere = cls.__new__(cls)
         latitudes = torch.linspace(-math.pi / 2, math.pi / 2, n, dtype=torch.float64)
         longitudes = torch.linspace(0, 2 * math.pi, n, dtype=torch.float64)
