@@ -36,6 +36,37 @@ def test_model(benchmark, size, name, n, batch, what, method):
 
 
 @pytest.mark.parametrize("what", ["forward", "forward and backward"])
+@pytest.mark.parametrize("method", ["unot_fast", "neuralop eager"])
+def test_model_in_bfloat16(benchmark, size, what, method):
+    """The FNO with products in bfloat16, by their switch or, in neuralop, by autocast."""
+    if importlib.util.find_spec("neuralop") is None:
+        pytest.skip("neuralop is not installed")
+    times, error = _rounded_model(what, SECONDS[size])
+    benchmark.group = f"{what}, FNO in bfloat16, n=64, B=16"
+    benchmark.extra_info.update(
+        **(info(what, "FNO, 10 modes, 64 channels", 64, 16, method) | {"dtype": "bfloat16"}),
+        error=error[method],
+        error_kind="to neuralop in float32, relative, as vectors",
+        unit="call",
+    )
+    report(benchmark, times[method])
+
+
+@functools.cache
+def _rounded_model(what, seconds):
+    run = models.forward if what == "forward" else models.step
+    exact = run(*models.prepare("FNO", "neuralop eager", 64, 16))()
+    calls = {
+        "unot_fast": models.rounded(run(*models.prepare("FNO", "unot_fast", 64, 16))),
+        "neuralop eager": models.rounded(
+            run(*models.prepare("FNO", "neuralop eager", 64, 16)), autocast=True
+        ),
+    }
+    error = {m: float((call() - exact).norm() / exact.norm()) for m, call in calls.items()}
+    return in_turns(calls, seconds), error
+
+
+@pytest.mark.parametrize("what", ["forward", "forward and backward"])
 @pytest.mark.parametrize("name", [name for name in models.MODELS if "harmonics" in name])
 @pytest.mark.parametrize("method", models.HARMONICS)
 def test_harmonics_model(benchmark, size, name, what, method):

@@ -89,6 +89,21 @@ def step(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
     return run
 
 
+def rounded(call: Callable[[], Tensor], autocast: bool = False) -> Callable[[], Tensor]:
+    """The same with products in bfloat16, by autocast or where float32 ones may be."""
+
+    def run():
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")
+        try:
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                return call()
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    return run
+
+
 def peak_memory(name: str, method: str, n: int, batch: int) -> float:
     """Bytes that the process grows by, at most, in its first steps."""
     command = [sys.executable, "-m", "bench.models", name, method, str(n), str(batch)]

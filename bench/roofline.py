@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 
 from bench.machine import cpu_model
+from bench.models import rounded
 from unot_fast import Grid
 from unot_fast.ops import (
     channel_mlp,
@@ -103,8 +104,8 @@ def layers() -> dict[str, tuple[float, Callable[[], object]]]:
 def main() -> None:
     torch.manual_seed(0)
     peak = {}
-    for dtype in (torch.float32, torch.float64):
-        matrix = torch.randn(1536, 1536, dtype=dtype)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        matrix = torch.randn(1536, 1536).to(dtype)
         peak[dtype] = 2 * 1536**3 / best(lambda m=matrix: m @ m)
         print(f"{dtype}: {peak[dtype] / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads of")
     print(f"{cpu_model()}\n")
@@ -127,6 +128,8 @@ def main() -> None:
         row("iteration, \\|x - y\\|, 64 x 64", dtype, 4 * 64**4, seconds)
     for name, (operations, call) in layers().items():
         row(name, torch.float32, operations, best(call))
+        if not name.startswith("legendre"):
+            row(name, torch.bfloat16, operations, best(rounded(call)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from unot_fast.kernels.products import padded, parts, precision
+from unot_fast.kernels.products import dot, padded, parts, precision
 
 
 def to_modes(lines: Tensor, table: Tensor) -> Tensor:
@@ -82,4 +82,4 @@ def add_first_axis(
     part, other = part[:, None], other[None, :]
     at = table + (k * n + j) * 2 + (part != other)
     entry = tl.load(at, mask=(k < m) & (j < n), other=0.0)
-    return tl.dot(tl.where(part < other, -entry, entry), value, acc, input_precision=PRECISION)
+    return dot(tl.where(part < other, -entry, entry), value, acc, PRECISION)

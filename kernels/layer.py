@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unot_fast.kernels.first_axis import to_lines, to_modes
 from unot_fast.kernels.gelu import gelu_and_slope, gelu_slope, normal_cdf
-from unot_fast.kernels.products import add_product, padded, parts, precision, programs
+from unot_fast.kernels.products import add_product, dot, padded, parts, precision, programs
 from unot_fast.kernels.spectral_analysis import spectral_analysis
 
 WIDEST = 128
@@ -413,7 +413,7 @@ def _add_outer(
         u = tl.load(a + left * a_row + k[None, :], mask=inside, other=0.0)
         inside = (right < b_rows) & (k < b_columns)[:, None]
         v = tl.load(b + right * b_row + k[:, None], mask=inside, other=0.0)
-        acc = tl.dot(u, v, acc, input_precision=PRECISION)
+        acc = dot(u, v, acc, PRECISION)
     return acc
 
 
@@ -429,7 +429,7 @@ def _add_modes(
         u = tl.load(g + tl.arange(0, C_H)[:, None] * COLS + k[None, :])
         at = last + ((begin + k)[:, None] * m2 + k2[None, :]) * 2 + part[None, :]
         v = tl.load(at, mask=(begin + k < n2)[:, None] & (k2 < m2)[None, :], other=0.0)
-        acc = tl.dot(u, v, acc, input_precision=PRECISION)
+        acc = dot(u, v, acc, PRECISION)
     return acc
 
 

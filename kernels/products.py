@@ -8,18 +8,20 @@ import triton.language as tl
 from torch import Tensor
 
 if triton.knobs.runtime.interpret:
-    from unot_fast.kernels.interpreter import allow_loop_bounds
+    from unot_fast.kernels.interpreter import allow_loop_bounds, multiply_bfloat16
 
     allow_loop_bounds()
+    multiply_bfloat16()
 
-_PRECISIONS = {"highest": "tf32x3", "high": "tf32", "medium": "tf32"}
+_PRECISIONS = {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}
 
 
 def precision() -> str:
     """How float32 tiles are multiplied, after ``torch.set_float32_matmul_precision``.
 
-    By three tf32 products (``highest``, the default; rounding errors as in float32) or by one
-    (``high`` and ``medium``; factors are rounded to 11 bits). Sums are float32 always.
+    By three tf32 products (``highest``, the default; rounding errors as in float32), by one
+    (``high``; factors are rounded to 11 bits) or as bfloat16 (``medium``; 8 bits). Sums are float32
+    always.
     """
     return _PRECISIONS[torch.get_float32_matmul_precision()]
 
@@ -50,6 +52,15 @@ def parts(columns: tl.constexpr):
 
 
 @triton.jit
+def dot(a, b, acc, PRECISION: tl.constexpr):
+    """acc + a b, for tiles in registers."""
+    if PRECISION == "bf16":
+        return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), acc)
+    else:
+        return tl.dot(a, b, acc, input_precision=PRECISION)
+
+
+@triton.jit
 def add_product(
     acc, a, a_row, a_column, rows, depth, b, b_row, b_column, columns, M: tl.constexpr,
     N: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
@@ -62,5 +73,5 @@ def add_product(
         u = tl.load(at, mask=(row < rows) & (k < depth)[None, :], other=0.0)
         at = b + k[:, None] * b_row + column * b_column
         v = tl.load(at, mask=(k < depth)[:, None] & (column < columns), other=0.0)
-        acc = tl.dot(u, v, acc, input_precision=PRECISION)
+        acc = dot(u, v, acc, PRECISION)
     return acc

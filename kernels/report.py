@@ -73,8 +73,10 @@ def report(quick: bool = False) -> list[Resources]:
     def compile_only(self, *args, grid, warmup, **options):
         kernel = run(self, *args, grid=grid, warmup=True, **options)
         if id(kernel) not in found:
-            dtype = next(a.dtype for a in args if isinstance(a, torch.Tensor))
-            found[id(kernel)] = _resources(self.__name__, str(dtype)[6:], options, kernel)
+            dtype = str(next(a.dtype for a in args if isinstance(a, torch.Tensor)))[6:]
+            if options.get("PRECISION") == "bf16":
+                dtype = "bfloat16"
+            found[id(kernel)] = _resources(self.__name__, dtype, options, kernel)
         return kernel
 
     JITFunction.run = compile_only
@@ -87,7 +89,10 @@ def report(quick: bool = False) -> list[Resources]:
 
 def _launch_all(quick: bool) -> None:
     _launch_solvers(quick)
-    _launch_layer(64, 32, (64, 64), (10, 6))
+    for precision in ("highest", "medium"):
+        torch.set_float32_matmul_precision(precision)
+        _launch_layer(64, 32, (64, 64), (10, 6))
+    torch.set_float32_matmul_precision("highest")
     _launch_potential(64, (128, 128), 1, 64)
     if not quick:
         _launch_potential(2, (64, 64), 1, 2)

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from unot_fast.kernels.first_axis import add_first_axis
-from unot_fast.kernels.products import expect_single, padded, parts, precision
+from unot_fast.kernels.products import dot, expect_single, padded, parts, precision
 
 
 def spectral_analysis(x: Tensor, tables: Sequence[Tensor]) -> Tensor:
@@ -102,10 +102,6 @@ def _along_rows(
         inside = (row < rows)[:, None] & (j < n)[None, :]
         value = tl.load(x + row[:, None] * n + j[None, :], mask=inside, other=0.0)
         at = table + (k * n + j[:, None]) * 2 + part
-        acc = tl.dot(
-            value,
-            tl.load(at, mask=(k < m) & (j < n)[:, None], other=0.0),
-            acc,
-            input_precision=PRECISION,
-        )
+        entry = tl.load(at, mask=(k < m) & (j < n)[:, None], other=0.0)
+        acc = dot(value, entry, acc, PRECISION)
     return acc

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from unot_fast.kernels.gelu import normal_cdf
-from unot_fast.kernels.products import expect_single, padded, precision
+from unot_fast.kernels.products import dot, expect_single, padded, precision
 
 _MODES = 4
 
@@ -104,10 +104,10 @@ def _mixing_kernel(
         w_im = tl.load(at + 1, mask=inside, other=0.0)
         if ADJOINT:
             w_im = -w_im
-        re = tl.dot(u, w_re, re, input_precision=PRECISION)
-        re = tl.dot(-v, w_im, re, input_precision=PRECISION)
-        im = tl.dot(u, w_im, im, input_precision=PRECISION)
-        im = tl.dot(v, w_re, im, input_precision=PRECISION)
+        re = dot(u, w_re, re, PRECISION)
+        re = dot(-v, w_im, re, PRECISION)
+        im = dot(u, w_im, im, PRECISION)
+        im = dot(v, w_re, im, PRECISION)
     if bias is not None:
         at, inside = bias + (column * modes + k) * 2, (k < modes) & (column < p)
         re += tl.load(at, mask=inside, other=0.0)
@@ -143,10 +143,10 @@ def _weight_kernel(
         at = grad + (down * p + column) * 2 * modes + k
         g_re = tl.load(at, mask=inside, other=0.0)
         g_im = tl.load(at + modes, mask=inside, other=0.0)
-        re = tl.dot(u, g_re, re, input_precision=PRECISION)
-        re = tl.dot(v, g_im, re, input_precision=PRECISION)
-        im = tl.dot(u, g_im, im, input_precision=PRECISION)
-        im = tl.dot(-v, g_re, im, input_precision=PRECISION)
+        re = dot(u, g_re, re, PRECISION)
+        re = dot(v, g_im, re, PRECISION)
+        im = dot(u, g_im, im, PRECISION)
+        im = dot(-v, g_re, im, PRECISION)
     at = out + ((row * p + column).to(tl.int64) * modes + k) * 2
     inside = (k < modes) & (row < q) & (column < p)
     tl.store(at, re, mask=inside)

@@ -19,12 +19,12 @@ class Work:
     """Arithmetic and compulsory memory traffic of one call.
 
     ``products`` is how many tf32 products make one of float32 on the tensor cores: 3 for float32's
-    accuracy, 1 for tf32's, 0 for work that goes elsewhere.
+    accuracy, 1 for tf32's, 0.5 for bfloat16's, 0 for work that goes elsewhere.
     """
 
     flops: float
     bytes: float
-    products: int = 0
+    products: float = 0
 
     def floor(self, device: str) -> float | None:
         """Seconds at the device's peaks, whichever of the two binds; None for an unknown device."""
@@ -48,33 +48,33 @@ def log_sum_exp(n: int, batch: int, itemsize: int = 4) -> Work:
     return Work(4.0 * n**3 * batch, 2.0 * n**2 * batch * itemsize)
 
 
-def spectral_analysis(n: int, images: int, modes: int, products: int) -> Work:
+def spectral_analysis(n: int, images: int, modes: int, products: float) -> Work:
     """n x n values to modes x modes coefficients; float32, as all that follow."""
     flops = 4.0 * n**2 * modes + 8.0 * n * modes**2
     return Work(flops * images, 4.0 * images * (n**2 + 2 * modes**2), products)
 
 
-def spectral_mixing(batch: int, channels: int, out: int, modes: int, products: int) -> Work:
+def spectral_mixing(batch: int, channels: int, out: int, modes: int, products: float) -> Work:
     """A complex matrix and a bias for each of modes x modes."""
     size = modes**2 * (batch * (channels + out) + out * (channels + 1))
     return Work(8.0 * batch * channels * out * modes**2, 8.0 * size, products)
 
 
-def spectral_synthesis(n: int, batch: int, channels: int, modes: int, products: int) -> Work:
+def spectral_synthesis(n: int, batch: int, channels: int, modes: int, products: float) -> Work:
     """Coefficients to values, with a bypass of as many channels: its input is read too."""
     transform = spectral_analysis(n, batch * channels, modes, products)
     flops = transform.flops + 2.0 * n**2 * batch * channels**2
     return Work(flops, transform.bytes + field(n, batch, channels), products)
 
 
-def channel_mlp(n: int, batch: int, channels: int, hidden: int, products: int) -> Work:
+def channel_mlp(n: int, batch: int, channels: int, hidden: int, products: float) -> Work:
     """Two layers with a residual: two fields are read and one is written."""
     flops = 4.0 * n**2 * batch * channels * hidden
     return Work(flops, 3 * field(n, batch, channels), products)
 
 
 def spectral_block(
-    n: int, batch: int, channels: int, hidden: int, modes: int, products: int, backward: bool
+    n: int, batch: int, channels: int, hidden: int, modes: int, products: float, backward: bool
 ) -> Work:
     """A layer of UNOT, forward or with its gradients.
 
@@ -95,7 +95,7 @@ def spectral_block(
 
 
 def spectral_network(
-    n: int, batch: int, channels: int, hidden: int, modes: int, layers: int, products: int,
+    n: int, batch: int, channels: int, hidden: int, modes: int, layers: int, products: float,
     backward: bool,
 ) -> Work:  # fmt: skip
     """Layers of UNOT between pointwise ones from 2 channels and to 1."""

@@ -3,10 +3,11 @@
 #include "pointwise_mlp.h"
 
 // x is (batch, in, pixels), r and y (batch, out, pixels), all contiguous and of floats where single
-// is set. r may be null. d* are gradients, null where the argument is.
+// is set, whose products round their factors to bfloat16 where rounded is. r may be null. d* are
+// gradients, null where the argument is.
 struct ChannelMlpArguments {
   int64_t batch, pixels;
-  int single, gelu;
+  int single, rounded, gelu;
   MlpArguments mlp;
   const void *x, *r;
   int threads;
@@ -22,7 +23,7 @@ class ChannelMlp {
  public:
   ChannelMlp(const ChannelMlpArguments& args, bool backward)
       : args_(args), in_(args.mlp.in), out_(args.mlp.out), tiling_(1, args.pixels),
-        mlp_(args.mlp, args.gelu, tiling_.width(), backward),
+        mlp_(args.mlp, args.gelu, tiling_.width(), Products(args.rounded), backward),
         x_(tiling_.per_slab() * in_ * tiling_.width()),
         y_(tiling_.per_slab() * out_ * tiling_.width()), r_(args.r ? y_.size() : 0) {}
 

@@ -23,18 +23,26 @@ constexpr int64_t kPackAbove = 40 * 1024;  // bytes of B
 // Deeper products go in steps whose panel of B stays in the first-level cache.
 constexpr int64_t kBlockAbove = 320, kDepth = 192;
 
-template <int R, int V, class T>
-inline void tile(int64_t K, const T* A, int64_t lda, const T* B, int64_t ldb, T* C,
+// A row of A times a vector of B, added to sums; F is the type of factors in memory.
+template <class F>
+struct Factor {
+  static Vec<F> splat(F x) { return x - Vec<F>{}; }
+  static Vec<F> load(const F* p) { return ::load(p); }
+  static Vec<F> add_product(Vec<F> sum, Vec<F> x, Vec<F> y) { return sum + x * y; }
+};
+
+template <int R, int V, class F, class T>
+inline void tile(int64_t K, const F* A, int64_t lda, const F* B, int64_t ldb, T* C,
                  int64_t ldc, bool add) {
   Vec<T> c[R][V];
   for (int i = 0; i < R; ++i)
     for (int j = 0; j < V; ++j) c[i][j] = add ? load(C + i * ldc + j * W<T>) : Vec<T>{};
   for (int64_t k = 0; k < K; ++k) {
-    Vec<T> b[V];
-    for (int j = 0; j < V; ++j) b[j] = load(B + k * ldb + j * W<T>);
+    decltype(Factor<F>::load(B)) b[V];
+    for (int j = 0; j < V; ++j) b[j] = Factor<F>::load(B + k * ldb + j * W<T>);
     for (int i = 0; i < R; ++i) {
-      const Vec<T> a = splat(A[i * lda + k]);
-      for (int j = 0; j < V; ++j) c[i][j] += a * b[j];
+      const auto a = Factor<F>::splat(A[i * lda + k]);
+      for (int j = 0; j < V; ++j) c[i][j] = Factor<F>::add_product(c[i][j], a, b[j]);
     }
   }
   for (int i = 0; i < R; ++i)
@@ -42,8 +50,8 @@ inline void tile(int64_t K, const T* A, int64_t lda, const T* B, int64_t ldb, T*
 }
 
 // The last M < R rows in one tile of exactly that many.
-template <int R, int V, class T>
-inline void remainder(int64_t M, int64_t K, const T* A, int64_t lda, const T* B, int64_t ldb,
+template <int R, int V, class F, class T>
+inline void remainder(int64_t M, int64_t K, const F* A, int64_t lda, const F* B, int64_t ldb,
                       T* C, int64_t ldc, bool add) {
   if constexpr (R > 1) {
     if (M == R - 1)
@@ -53,16 +61,16 @@ inline void remainder(int64_t M, int64_t K, const T* A, int64_t lda, const T* B,
   }
 }
 
-template <int R, int V, class T>
-inline void rows(int64_t M, int64_t K, const T* A, int64_t lda, const T* B, int64_t ldb, T* C,
+template <int R, int V, class F, class T>
+inline void rows(int64_t M, int64_t K, const F* A, int64_t lda, const F* B, int64_t ldb, T* C,
                  int64_t ldc, bool add) {
   int64_t i = 0;
   for (; i + R <= M; i += R) tile<R, V>(K, A + i * lda, lda, B, ldb, C + i * ldc, ldc, add);
   if (i < M) remainder<R, V>(M - i, K, A + i * lda, lda, B, ldb, C + i * ldc, ldc, add);
 }
 
-template <int V, class T>
-inline void panel(int vectors, int64_t M, int64_t K, const T* A, int64_t lda, const T* B,
+template <int V, class F, class T>
+inline void panel(int vectors, int64_t M, int64_t K, const F* A, int64_t lda, const F* B,
                   int64_t ldb, T* C, int64_t ldc, bool add) {
   // A narrow panel takes more rows, to keep enough independent sums in flight.
   constexpr int R = V == 1 ? 2 * MR : V == 2 && NV > 2 ? MR + 2 : MR;

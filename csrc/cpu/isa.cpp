@@ -11,6 +11,16 @@ extern "C" const char* unot_fast_isa() {
   return "baseline";
 }
 
+// Whether it multiplies pairs of bfloat16.
+extern "C" int unot_fast_bfloat16() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512bf16") != 0;
+#else
+  return 0;
+#endif
+}
+
 extern "C" int unot_fast_openmp() {
 #if defined(_OPENMP)
   return 1;

@@ -1,6 +1,7 @@
 // Tiles of a few pixels and all channels, whose products stay in the first-level cache.
 #pragma once
 
+#include "bfloat16.h"
 #include "gelu.h"
 #include "grid.h"
 #include "stretch.h"
@@ -78,9 +79,9 @@ class ChannelSums {
 template <class T>
 class Weight {
  public:
-  Weight(int64_t rows, int64_t columns, const T* data, int64_t width, bool backward,
-         bool with_gradient)
-      : rows_(rows), columns_(columns), width_(width), data_(data) {
+  Weight(int64_t rows, int64_t columns, const T* data, int64_t width, Products product,
+         bool backward, bool with_gradient)
+      : rows_(rows), columns_(columns), width_(width), product_(product), data_(data) {
     if (!backward || !data) return;
     transposed_.resize(rows * columns);
     transpose(rows, columns, data, columns, transposed_.data(), rows);
@@ -91,17 +92,17 @@ class Weight {
 
   // out = w x on a tile, or out += w x.
   void times(const T* x, T* out, bool add = false) const {
-    gemm(0, rows_, width_, columns_, data_, columns_, x, width_, out, width_, add);
+    product_(0, rows_, width_, columns_, data_, columns_, x, width_, out, width_, add);
   }
   void transposed_times(const T* x, T* out) const {
-    gemm(0, columns_, width_, rows_, transposed_.data(), rows_, x, width_, out, width_);
+    product_(0, columns_, width_, rows_, transposed_.data(), rows_, x, width_, out, width_);
   }
   // The gradient from that of w x, and x.
   void accumulate(const T* dy, const T* x) {
     if (gradient_.empty()) return;
     const int64_t ld = padded<T>(columns_);
     transpose(columns_, width_, x, width_, turned_.data(), ld);
-    gemm(0, rows_, ld, width_, dy, width_, turned_.data(), ld, gradient_.data(), ld, true);
+    product_(0, rows_, ld, width_, dy, width_, turned_.data(), ld, gradient_.data(), ld, true);
   }
   void add_gradient(T* out) const {
     for (int64_t r = 0; out && r < rows_; ++r)
@@ -111,6 +112,7 @@ class Weight {
 
  private:
   int64_t rows_, columns_, width_;
+  Products product_;
   const T* data_;
   Array<T> transposed_, turned_, gradient_;
 };

@@ -21,10 +21,13 @@ template <class T>
 class PointwiseMlp {
  public:
   // Tiles are `width` pixels wide.
-  PointwiseMlp(const MlpArguments& args, bool gelu, int64_t width, bool backward)
+  PointwiseMlp(const MlpArguments& args, bool gelu, int64_t width, Products product,
+               bool backward)
       : args_(args), gelu_(gelu), width_(width),
-        w1_(args.hidden, args.in, static_cast<const T*>(args.w1), width, backward, args.dw1),
-        w2_(args.out, args.hidden, static_cast<const T*>(args.w2), width, backward, args.dw2),
+        w1_(args.hidden, args.in, static_cast<const T*>(args.w1), width, product, backward,
+            args.dw1),
+        w2_(args.out, args.hidden, static_cast<const T*>(args.w2), width, product, backward,
+            args.dw2),
         h_(args.hidden * width) {
     if (!backward) return;
     z_.resize(args.out * width_);

@@ -33,8 +33,8 @@ void deal(const T* table, int64_t rows, int64_t columns, Real real, Imaginary im
 template <class T>
 class Analysis {
  public:
-  Analysis(const TransformShape& shape, const T* first, const T* last)
-      : s_(shape), ld_(padded<T>(2 * s_.m1)), first_(2 * s_.m0 * s_.n0),
+  Analysis(const TransformShape& shape, const T* first, const T* last, Products product)
+      : s_(shape), product_(product), ld_(padded<T>(2 * s_.m1)), first_(2 * s_.m0 * s_.n0),
         last_((s_.n1 + kSpare) * ld_, T(0)), parts_(2 * s_.m0 * ld_) {
     deal(last, s_.m1, s_.n1, [&](int64_t k, int64_t j) -> T& { return last_[j * ld_ + k]; },
          [&](int64_t k, int64_t j) -> T& { return last_[j * ld_ + s_.m1 + k]; });
@@ -48,11 +48,11 @@ class Analysis {
   // lines that are `to_stride` apart.
   void last_axis(int64_t rows, const T* x, int64_t stride, int64_t column, int64_t width, T* lines,
                  int64_t to_stride) const {
-    gemm(0, rows, ld_, width, x, stride, &last_[column * ld_], ld_, lines, to_stride, column > 0);
+    product_(0, rows, ld_, width, x, stride, &last_[column * ld_], ld_, lines, to_stride, column > 0);
   }
   // The share of lines [from, to) in c, added to it or in its place.
   void first_axis(const T* lines, int64_t from, int64_t to, T* c, bool add) {
-    gemm(0, 2 * s_.m0, ld_, to - from, &first_[from], s_.n0, lines, ld_, parts_.data(), ld_);
+    product_(0, 2 * s_.m0, ld_, to - from, &first_[from], s_.n0, lines, ld_, parts_.data(), ld_);
     for (int64_t k = 0; k < s_.m0; ++k) {
       const T *re = &parts_[k * ld_], *im = &parts_[(s_.m0 + k) * ld_];  // of first
       T *out = c + k * s_.m1, *out_im = out + s_.modes();
@@ -67,6 +67,7 @@ class Analysis {
   static constexpr int64_t kSpare = 64;  // the widest tile reaches so far beyond a line
 
   TransformShape s_;
+  Products product_;
   int64_t ld_;
   Array<T> first_, last_, parts_;
 };
@@ -75,9 +76,10 @@ class Analysis {
 template <class T>
 class Synthesis {
  public:
-  Synthesis(const TransformShape& shape, const T* first, const T* last)
-      : s_(shape), ld_(padded<T>(2 * s_.m1)), width_(padded<T>(s_.n1)), first_(s_.n0 * 2 * s_.m0),
-        last_(2 * s_.m1 * width_, T(0)), modes_(2 * s_.m0 * ld_, T(0)) {
+  Synthesis(const TransformShape& shape, const T* first, const T* last, Products product)
+      : s_(shape), product_(product), ld_(padded<T>(2 * s_.m1)), width_(padded<T>(s_.n1)),
+        first_(s_.n0 * 2 * s_.m0), last_(2 * s_.m1 * width_, T(0)),
+        modes_(2 * s_.m0 * ld_, T(0)) {
     deal(first, s_.n0, s_.m0,
          [&](int64_t i, int64_t k) -> T& { return first_[i * 2 * s_.m0 + k]; },
          [&](int64_t i, int64_t k) -> T& { return first_[i * 2 * s_.m0 + s_.m0 + k]; });
@@ -98,18 +100,19 @@ class Synthesis {
         lower[l] = -im, lower[s_.m1 + l] = re;
       }
     }
-    gemm(0, to - from, ld_, 2 * s_.m0, &first_[from * 2 * s_.m0], 2 * s_.m0, modes_.data(), ld_,
+    product_(0, to - from, ld_, 2 * s_.m0, &first_[from * 2 * s_.m0], 2 * s_.m0, modes_.data(), ld_,
          lines, ld_);
   }
   // A tile from a line of each channel, `stride` apart: columns from `column` on.
   void last_axis(int64_t channels, const T* lines, int64_t stride, int64_t column, int64_t width,
                  T* tile) const {
     const int64_t inside = std::min(width, width_ - column);
-    gemm(0, channels, inside, 2 * s_.m1, lines, stride, &last_[column], width_, tile, width);
+    product_(0, channels, inside, 2 * s_.m1, lines, stride, &last_[column], width_, tile, width);
   }
 
  private:
   TransformShape s_;
+  Products product_;
   int64_t ld_, width_;
   Array<T> first_, last_, modes_;
 };

@@ -6,7 +6,7 @@ namespace {
 
 template <class T>
 void spectral_analysis(int64_t images, const TransformShape& s, const T* x, const T* first,
-                       const T* last, int threads, T* out) {
+                       const T* last, Products product, int threads, T* out) {
   struct Own {
     Analysis<T> transform;
     Array<T> lines;
@@ -16,7 +16,7 @@ void spectral_analysis(int64_t images, const TransformShape& s, const T* x, cons
   for_each_stretch(
       first ? images : (lines + together - 1) / together, threads,
       [&] {
-        Analysis<T> transform(s, first, last);
+        Analysis<T> transform(s, first, last, product);
         const int64_t between = together * transform.line();
         return Own{std::move(transform), Array<T>(between)};
       },
@@ -38,14 +38,16 @@ void spectral_analysis(int64_t images, const TransformShape& s, const T* x, cons
 }  // namespace
 
 // x is (images, n0, n1), first (m0, n0, 2), last (m1, n1, 2), out (images, 2, m0, m1), of floats
-// where single is set. first may be null, and out is (images, n0, 2, m1) then.
+// where single is set, whose products round their factors to bfloat16 where rounded is. first may be
+// null, and out is (images, n0, 2, m1) then.
 extern "C" void PER_ISA(spectral_analysis)(int64_t images, const TransformShape* shape, int single,
-                                           const void* x, const void* first, const void* last,
-                                           int threads, void* out) {
+                                           int rounded, const void* x, const void* first,
+                                           const void* last, int threads, void* out) {
   const auto run = [&](auto of) {
     using T = decltype(of);
     spectral_analysis<T>(images, *shape, static_cast<const T*>(x), static_cast<const T*>(first),
-                         static_cast<const T*>(last), threads, static_cast<T*>(out));
+                         static_cast<const T*>(last), Products(rounded), threads,
+                         static_cast<T*>(out));
   };
   single ? run(float()) : run(double());
 }

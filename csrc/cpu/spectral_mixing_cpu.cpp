@@ -3,12 +3,13 @@
 #include "pixels.h"
 
 // Coefficients are (batch, channels, 2, modes), weights (in, out, modes, 2) and biases (out, modes,
-// 2), of floats where single is set. bias may be null; dweight and dbias too, if they are not
-// asked for. kept is what the GELU is of, like y, which the forward pass leaves for the backward
-// pass; null where it is to be computed again.
+// 2), of floats where single is set, whose products round their factors to bfloat16 where rounded
+// is. bias may be null; dweight and dbias too, if they are not asked for. kept is what the GELU is
+// of, like y, which the forward pass leaves for the backward pass; null where it is to be computed
+// again.
 struct MixingArguments {
   int64_t batch, in, out, modes;
-  int single, gelu;
+  int single, rounded, gelu;
   const void *x, *weight, *bias;
   int threads;
   void *y, *kept;
@@ -36,6 +37,68 @@ Complex<T> load_complex(const T* x) {
   return {load(x), load(x + W<T>)};
 }
 
+// A vector of complex factors: real parts, then imaginary ones.
+template <class T>
+struct Exact {
+  using Number = T;
+  static constexpr int64_t kSize = 2 * W<T>;  // numbers
+
+  // The first `count` lanes from real and imaginary parts, or from pairs in memory.
+  static void from_parts(const T* re, const T* im, int64_t count, T* out) {
+    store(out, load_some(re, count));
+    store(out + W<T>, load_some(im, count));
+  }
+  static void from_pairs(const T* pairs, int64_t count, bool conjugate, T* out) {
+    load_pairs(pairs, count, out, out + W<T>);
+    if (conjugate) store(out + W<T>, -load(out + W<T>));
+  }
+  static Complex<T> factor(const T* x) { return load_complex(x); }
+  // One product at a time: each is then one instruction with its sum.
+  static void add(Complex<T>& sum, const Complex<T>& x, const Complex<T>& y) {
+    sum.re += x.re * y.re;
+    sum.re -= x.im * y.im;
+    sum.im += x.re * y.im;
+    sum.im += x.im * y.re;
+  }
+  static void add_conjugate(Complex<T>& sum, const Complex<T>& x, const Complex<T>& y) {
+    sum.re += x.re * y.re;
+    sum.re += x.im * y.im;
+    sum.im += x.re * y.im;
+    sum.im -= x.im * y.re;
+  }
+};
+
+#if VECTOR_BYTES == 64
+// The same rounded to bfloat16, both parts of a factor side by side.
+struct Rounded {
+  using Number = uint32_t;
+  static constexpr int64_t kSize = W<float>;
+
+  static void from_parts(const float* re, const float* im, int64_t count, uint32_t* out) {
+    store_rounded(out, lane_by_lane(load_some(re, count), load_some(im, count)));
+  }
+  static void from_pairs(const float* pairs, int64_t count, bool conjugate, uint32_t* out) {
+    const int64_t low = std::min<int64_t>(2 * count, W<float>), high = 2 * count - low;
+    const Pairs x = neighbours(load_some(pairs, low),
+                               load_some(pairs + low, std::min<int64_t>(high, W<float>)));
+    store_rounded(out, conjugate ? x ^ kSecondSign : x);
+  }
+  static Pairs factor(const uint32_t* x) { return load_rounded(x); }
+  static void add(Complex<float>& sum, Pairs x, Pairs y) {
+    sum.re = add_products(sum.re, x, y ^ kSecondSign);
+    sum.im = add_products(sum.im, x, swapped(y));
+  }
+  static void add_conjugate(Complex<float>& sum, Pairs x, Pairs y) {
+    sum.re = add_products(sum.re, x, y);
+    sum.im = add_products(sum.im, x, swapped(y) ^ kSecondSign);
+  }
+
+ private:
+  static constexpr uint32_t kSecondSign = 0x80000000;
+  static Pairs swapped(Pairs x) { return x << 16 | x >> 16; }
+};
+#endif
+
 // Vectors that cover the modes, and where one begins: the last one overlaps the one before, so that
 // all are full if there is a vector's worth of modes.
 template <class T>
@@ -47,33 +110,28 @@ int64_t begin(int64_t block, int64_t modes) {
   return std::max<int64_t>(0, std::min(block * W<T>, modes - W<T>));
 }
 
-// Blocks [from, to) of coefficients (batch, channels, 2, modes) as (blocks, batch, channels, 2, W),
+// Blocks [from, to) of coefficients (batch, channels, 2, modes) as factors (blocks, batch, channels),
 // or with the channels before the batch.
-template <class T>
+template <class F, class T>
 void pack(int64_t batch, int64_t channels, int64_t modes, const T* x, int64_t from, int64_t to,
-          bool by_channel, Array<T>& out) {
-  const int64_t rows = batch * channels;
-  out.resize((to - from) * rows * 2 * W<T>);
-  if (modes < W<T>) std::fill(out.begin(), out.end(), T(0));
+          bool by_channel, Array<typename F::Number>& out) {
+  const int64_t rows = batch * channels, count = std::min<int64_t>(modes, W<T>);
+  out.resize((to - from) * rows * F::kSize);
   for (int64_t b = 0; b < batch; ++b)
-    for (int64_t c = 0; c < channels; ++c) {
-      T* row = &out[(by_channel ? c * batch + b : b * channels + c) * 2 * W<T>];
-      for (int part = 0; part < 2; ++part, row += W<T>, x += modes) {
-        __builtin_prefetch(x + 2 * kAhead * modes + begin<T>(from, modes));
-        for (int64_t j = from; j < to; ++j) {
-          T* block = row + (j - from) * rows * 2 * W<T>;
-          if (modes < W<T>)
-            std::copy_n(x, modes, block);
-          else
-            store(block, load(x + begin<T>(j, modes)));
-        }
+    for (int64_t c = 0; c < channels; ++c, x += 2 * modes) {
+      auto* row = &out[(by_channel ? c * batch + b : b * channels + c) * F::kSize];
+      for (int part = 0; part < 2; ++part)
+        __builtin_prefetch(x + (2 * kAhead + part) * modes + begin<T>(from, modes));
+      for (int64_t j = from; j < to; ++j, row += rows * F::kSize) {
+        const T* re = x + begin<T>(j, modes);
+        F::from_parts(re, re + modes, count, row);
       }
     }
 }
 
 // out(b, p) = sum_q w(q, p) in(b, q), or with the conjugate of w, and what `Finish` makes of it;
 // w(q, p) stands at weight + (q * stride_q + p * stride_p).
-template <class T>
+template <class T, class F>
 class Mixing {
  public:
   // What becomes of a sum z: z + bias, if there is one, and its GELU or dy times the slope of that.
@@ -89,14 +147,14 @@ class Mixing {
          int64_t stride_p, bool conjugate, int threads, Finish finish)
       : batch_(batch), q_(q), p_(p), modes_(modes), weight_(weight), stride_q_(stride_q),
         stride_p_(stride_p), conjugate_(conjugate), finish_(finish), blocks_(blocks<T>(modes)),
-        pair_(q * kOutputs * 2 * W<T>) {
-    const int64_t sample = q * 2 * W<T> * int64_t(sizeof(T));  // of one block
+        pair_(q * kOutputs * F::kSize) {
+    const int64_t sample = q * F::kSize * kBytes;  // of one block
     const int64_t room = in_cache(threads);
     chunk_ = std::clamp<int64_t>(room / sample, kSamples, std::max<int64_t>(batch, kSamples));
     span_ = std::clamp<int64_t>(room / (chunk_ * sample), 1, std::max<int64_t>(blocks_, 1));
-    const int64_t fitting = (1 << 18) / (span_ * pair_ * int64_t(sizeof(T)));
+    const int64_t fitting = (1 << 18) / (span_ * pair_ * kBytes);
     pairs_ = std::clamp<int64_t>(fitting, 1, (p + kOutputs - 1) / kOutputs);
-    w_.assign(span_ * pairs_ * pair_, T(0));
+    w_.assign(span_ * pairs_ * pair_, Number(0));
     bias_.assign(span_ * pairs_ * kOutputs * 2 * W<T>, T(0));
   }
 
@@ -106,7 +164,7 @@ class Mixing {
     for (int64_t b0 = 0; b0 < batch_; b0 += chunk_) {
       samples_ = std::min(chunk_, batch_ - b0);
       for (first_ = 0; first_ < blocks_; first_ += span_) {
-        pack(samples_, q_, modes_, in + b0 * q_ * 2 * modes_, first_, end(), false, in_);
+        pack<F>(samples_, q_, modes_, in + b0 * q_ * 2 * modes_, first_, end(), false, in_);
         for (int64_t p0 = from; p0 < to; p0 += pairs_ * kOutputs) {
           const int64_t outputs = std::min(pairs_ * kOutputs, to - p0);
           gather(p0, outputs);
@@ -124,11 +182,14 @@ class Mixing {
   }
 
  private:
+  using Number = typename F::Number;
+  static constexpr int64_t kBytes = sizeof(Number);
+
   // Of the blocks in w_, which begin at first_.
   int64_t end() const { return std::min(first_ + span_, blocks_); }
   // Of block j and output o of those in w_, and of both outputs of its pair q after q.
   int64_t place(int64_t j, int64_t o) const {
-    return ((j - first_) * pairs_ + o / kOutputs) * pair_ + o % kOutputs * 2 * W<T>;
+    return ((j - first_) * pairs_ + o / kOutputs) * pair_ + o % kOutputs * F::kSize;
   }
   T* bias(int64_t j, int64_t o) {
     return &bias_[((j - first_) * pairs_ * kOutputs + o) * 2 * W<T>];
@@ -156,10 +217,9 @@ class Mixing {
     for (int64_t k = 2 * begin<T>(first_, modes_); k < last; k += 64 / int64_t(sizeof(T)))
       __builtin_prefetch(later + k);
     for (int64_t j = first_; j < end(); ++j) {
-      T* to = &w_[place(j, o) + q * kOutputs * 2 * W<T>];
       const int64_t k = begin<T>(j, modes_);
-      load_pairs(from + 2 * k, modes_ - k, to, to + W<T>);
-      if (conjugate_) store(to + W<T>, -load(to + W<T>));
+      F::from_pairs(from + 2 * k, modes_ - k, conjugate_,
+                    &w_[place(j, o) + q * kOutputs * F::kSize]);
     }
   }
   // Samples b0 + b + [0, B), outputs p0 + o + [0, some) and block j of the modes.
@@ -168,13 +228,13 @@ class Mixing {
     Complex<T> sum[B][kOutputs];
     for (int s = 0; s < B; ++s)
       for (int i = 0; i < kOutputs; ++i) sum[s][i] = load_complex(bias(j, o + i));
-    const T *w = &w_[place(j, o)], *in = &in_[((j - first_) * samples_ + b) * q_ * 2 * W<T>];
-    for (int64_t q = 0; q < q_; ++q, w += kOutputs * 2 * W<T>) {
-      const auto w0 = load_complex(w), w1 = load_complex(w + 2 * W<T>);
+    const Number *w = &w_[place(j, o)], *in = &in_[((j - first_) * samples_ + b) * q_ * F::kSize];
+    for (int64_t q = 0; q < q_; ++q, w += kOutputs * F::kSize) {
+      const auto w0 = F::factor(w), w1 = F::factor(w + F::kSize);
       for (int s = 0; s < B; ++s) {
-        const auto x = load_complex(in + (s * q_ + q) * 2 * W<T>);
-        add(sum[s][0], x, w0);
-        add(sum[s][1], x, w1);
+        const auto x = F::factor(in + (s * q_ + q) * F::kSize);
+        F::add(sum[s][0], x, w0);
+        F::add(sum[s][1], x, w1);
       }
     }
     const int64_t k = begin<T>(j, modes_);
@@ -195,13 +255,6 @@ class Mixing {
     }
     store_some(out + at, z, count);
   }
-  static void add(Complex<T>& sum, const Complex<T>& x, const Complex<T>& w) {
-    // One product at a time: each is then one instruction with its sum.
-    sum.re += x.re * w.re;
-    sum.re -= x.im * w.im;
-    sum.im += x.re * w.im;
-    sum.im += x.im * w.re;
-  }
 
   int64_t batch_, q_, p_, modes_;
   const T* weight_;
@@ -211,11 +264,12 @@ class Mixing {
   int64_t blocks_, pair_, pairs_;    // pair_: of an array of the weights of two outputs
   int64_t chunk_, span_;             // samples and blocks that are in cache together
   int64_t samples_ = 0, first_ = 0;  // of the chunk and of the span
-  Array<T> w_, bias_, in_;
+  Array<Number> w_, in_;
+  Array<T> bias_;
 };
 
 // dw(q, p) = sum_b conj(x(b, q)) dz(b, p) for the rows q in [from, to).
-template <class T>
+template <class T, class F>
 class WeightGradient {
  public:
   WeightGradient(const MixingArguments& args, const T* dz) : args_(args), all_dz_(dz) {}
@@ -226,8 +280,9 @@ class WeightGradient {
     const int64_t outer_from = rows_first ? from : 0, outer_to = rows_first ? to : args_.out;
     const int64_t inner_from = rows_first ? 0 : from, inner_to = rows_first ? args_.out : to;
     for (int64_t j = 0; j < blocks<T>(args_.modes); ++j) {
-      pack(args_.batch, args_.in, args_.modes, static_cast<const T*>(args_.x), j, j + 1, true, x_);
-      pack(args_.batch, args_.out, args_.modes, all_dz_, j, j + 1, true, dz_);
+      pack<F>(args_.batch, args_.in, args_.modes, static_cast<const T*>(args_.x), j, j + 1, true,
+              x_);
+      pack<F>(args_.batch, args_.out, args_.modes, all_dz_, j, j + 1, true, dz_);
       for (int64_t u = outer_from; u < outer_to; u += outer)
         for (int64_t v = inner_from; v < inner_to; v += inner) {
           const int64_t q = rows_first ? u : v, p = rows_first ? v : u;
@@ -247,19 +302,14 @@ class WeightGradient {
   }
   template <int R, int P>
   void tile(int64_t j, int64_t q, int64_t p) const {
-    const int64_t channel = args_.batch * 2 * W<T>;
-    const T *x = &x_[q * channel], *dz = &dz_[p * channel];
+    const int64_t channel = args_.batch * F::kSize;
+    const auto *x = &x_[q * channel], *dz = &dz_[p * channel];
     Complex<T> sum[R][P] = {};
-    for (int64_t at = 0; at < channel; at += 2 * W<T>)
+    for (int64_t at = 0; at < channel; at += F::kSize)
       for (int o = 0; o < P; ++o) {
-        const auto v = load_complex(dz + o * channel + at);
-        for (int r = 0; r < R; ++r) {
-          const auto u = load_complex(x + r * channel + at);
-          sum[r][o].re += u.re * v.re;
-          sum[r][o].re += u.im * v.im;
-          sum[r][o].im += u.re * v.im;
-          sum[r][o].im -= u.im * v.re;
-        }
+        const auto v = F::factor(dz + o * channel + at);
+        for (int r = 0; r < R; ++r)
+          F::add_conjugate(sum[r][o], F::factor(x + r * channel + at), v);
       }
     const int64_t k = begin<T>(j, args_.modes);
     for (int r = 0; r < R; ++r)
@@ -271,7 +321,7 @@ class WeightGradient {
 
   const MixingArguments& args_;
   const T* all_dz_;
-  Array<T> x_, dz_;  // of a block
+  Array<typename F::Number> x_, dz_;  // of a block
 };
 
 // dbias(p) = sum_b dz(b, p) for the outputs p in [from, to).
@@ -289,15 +339,15 @@ void bias_gradient(const MixingArguments& args, const T* dz, int64_t from, int64
 }
 
 // y, or dz where there is a dy.
-template <class T>
+template <class T, class F>
 void forward(const MixingArguments& args, T* y, const T* dy, T* kept) {
   const int64_t entry = 2 * args.modes;
   const auto make = [&] {
-    return Mixing<T>(args.batch, args.in, args.out, args.modes,
+    return Mixing<T, F>(args.batch, args.in, args.out, args.modes,
                      static_cast<const T*>(args.weight), args.out * entry, entry, false,
                      args.threads, {static_cast<const T*>(args.bias), bool(args.gelu), dy, kept});
   };
-  for_each_stretch(args.out, args.threads, make, [&](Mixing<T>& mix, int64_t from, int64_t to) {
+  for_each_stretch(args.out, args.threads, make, [&](Mixing<T, F>& mix, int64_t from, int64_t to) {
     mix(static_cast<const T*>(args.x), from, to, y);
   });
 }
@@ -317,7 +367,7 @@ void through_gelu(const MixingArguments& args, T* dz) {
       });
 }
 
-template <class T>
+template <class T, class F>
 void backward(const MixingArguments& args) {
   const int64_t entry = 2 * args.modes;
   const T* dz = static_cast<const T*>(args.dy);
@@ -327,17 +377,17 @@ void backward(const MixingArguments& args) {
     if (args.kept)
       through_gelu(args, buffer.data());
     else
-      forward<T>(args, buffer.data(), dz, nullptr);
+      forward<T, F>(args, buffer.data(), dz, nullptr);
     dz = buffer.data();
   }
   const auto make = [&] {
-    return Mixing<T>(args.batch, args.out, args.in, args.modes,
+    return Mixing<T, F>(args.batch, args.out, args.in, args.modes,
                      static_cast<const T*>(args.weight), entry, args.out * entry, true,
                      args.threads, {});
   };
-  for_each_stretch(args.in, args.threads, make, [&](Mixing<T>& mix, int64_t from, int64_t to) {
+  for_each_stretch(args.in, args.threads, make, [&](Mixing<T, F>& mix, int64_t from, int64_t to) {
     mix(dz, from, to, static_cast<T*>(args.dx));
-    if (args.dweight) WeightGradient<T>(args, dz)(from, to);
+    if (args.dweight) WeightGradient<T, F>(args, dz)(from, to);
   });
   if (!args.dbias) return;
   for_each_stretch(
@@ -345,15 +395,18 @@ void backward(const MixingArguments& args) {
       [&](int, int64_t from, int64_t to) { bias_gradient(args, dz, from, to); });
 }
 
-template <class T>
+template <class T, class F = Exact<T>>
 void spectral_mixing(const MixingArguments& args, bool gradients) {
-  if (gradients) return backward<T>(args);
-  forward<T>(args, static_cast<T*>(args.y), nullptr, static_cast<T*>(args.kept));
+  if (gradients) return backward<T, F>(args);
+  forward<T, F>(args, static_cast<T*>(args.y), nullptr, static_cast<T*>(args.kept));
 }
 
 }  // namespace
 
 // y from x, or the gradients from dy.
 extern "C" void PER_ISA(spectral_mixing)(const MixingArguments* args, int backward) {
+#if VECTOR_BYTES == 64
+  if (args->single && args->rounded) return spectral_mixing<float, Rounded>(*args, backward);
+#endif
   args->single ? spectral_mixing<float>(*args, backward) : spectral_mixing<double>(*args, backward);
 }

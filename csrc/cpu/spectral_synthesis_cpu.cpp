@@ -6,16 +6,17 @@
 #include "spectral.h"
 
 // c is (batch, out, 2, m0, m1), first (n0, m0, 2), last (n1, m1, 2), x (batch, in, n0, n1), skip
-// (out, in), y (batch, channels, n0, n1), of floats where single is set. skip, x, bias, w1 and gate
-// may be null. d* are gradients, null where the argument is or they are not asked for; those but dx
-// are added to. For them, adjoint_first (m0, n0, 2) and adjoint_last (m1, n1, 2) are the conjugate
-// transposes of first and last. Without first, c is (batch, out, n0, 2, m1), and so is dc. kept
-// (batch, out, n0, n1) is what the first activation is of, which the forward pass leaves for the
-// backward pass; null where it is to be computed again.
+// (out, in), y (batch, channels, n0, n1), of floats where single is set, whose products round their
+// factors to bfloat16 where rounded is. skip, x, bias, w1 and gate may be null. d* are gradients,
+// null where the argument is or they are not asked for; those but dx are added to. For them,
+// adjoint_first (m0, n0, 2) and adjoint_last (m1, n1, 2) are the conjugate transposes of first and
+// last. Without first, c is (batch, out, n0, 2, m1), and so is dc. kept (batch, out, n0, n1) is what
+// the first activation is of, which the forward pass leaves for the backward pass; null where it is
+// to be computed again.
 struct SynthesisArguments {
   int64_t batch, in, out;
   TransformShape shape;
-  int single, gelu;
+  int single, rounded, gelu;
   const void *c, *first, *last, *x, *skip, *bias;
   MlpArguments mlp;
   int threads;
@@ -35,18 +36,19 @@ class SynthesisLayer {
         channels_(args.mlp.w1 ? args.mlp.out : args.out),
         gate_(args.mlp.w1 ? nullptr : static_cast<const T*>(args.mlp.gate)),
         gated_(args.mlp.gate), tiling_(lines_, s_.n1), width_(tiling_.width()),
-        transform_(s_, static_cast<const T*>(args.first), static_cast<const T*>(args.last)),
-        skip_(args.out, args.in, static_cast<const T*>(args.skip), width_, backward,
-              args.dskip),
+        transform_(s_, static_cast<const T*>(args.first), static_cast<const T*>(args.last),
+                   Products(args.rounded)),
+        skip_(args.out, args.in, static_cast<const T*>(args.skip), width_, Products(args.rounded),
+              backward, args.dskip),
         between_(args.out * lines_ * transform_.line(), T(0)),
         x_(args.x ? tiling_.per_slab() * args.in * width_ : 0),
         y_(tiling_.per_slab() * channels_ * width_),
         kept_(args.kept ? tiling_.per_slab() * args.out * width_ : 0) {
-    if (args.mlp.w1) mlp_.emplace(args.mlp, args.gelu, width_, backward);
+    if (args.mlp.w1) mlp_.emplace(args.mlp, args.gelu, width_, Products(args.rounded), backward);
     h_.resize(mlp_ ? args.out * width_ : 0);
     if (!backward) return;
     adjoint_.emplace(s_, static_cast<const T*>(args.adjoint_first),
-                     static_cast<const T*>(args.adjoint_last));
+                     static_cast<const T*>(args.adjoint_last), Products(args.rounded));
     adjoint_lines_.resize(args.out * lines_ * adjoint_->line());
     z_.resize(args.out * width_);
     slope_.resize(args.out * width_);

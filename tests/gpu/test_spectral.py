@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.gpu.graphs import captured
-from tests.ops.agreement import compare, normal, run
+from tests.ops.agreement import BFLOAT16, compare, float32_products, normal, run
 from tests.ops.test_spectral_synthesis import problem
 from unot_fast import spectral_conv2d
 from unot_fast.ops import channel_mlp, spectral_analysis, spectral_mixing, spectral_synthesis
@@ -140,13 +140,10 @@ def test_layer_of_unot():
         (channel_mlp, lambda: mlp(2, 64, 32, 64, (64, 64), True, True), {"gelu": True}),
     ],
 )
-def test_tf32(operator, arguments, options):
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        check(operator, arguments(), tolerance=TF32, **options)
-    finally:
-        torch.set_float32_matmul_precision(before)
+def test_lower_precision(operator, arguments, options):
+    for precision, tolerance in (("high", TF32), ("medium", BFLOAT16)):
+        with float32_products(precision):
+            check(operator, arguments(), tolerance=tolerance, **options)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import unot_fast
-from tests.ops.agreement import compare, normal
+from tests.ops.agreement import BFLOAT16, compare, float32_products, normal
 from tests.ops.test_spectral_synthesis import PARTS, problem
 from unot_fast.ops import channel_mlp, spectral_analysis, spectral_mixing, spectral_synthesis
 
@@ -76,6 +76,23 @@ def test_channel_mlp(c_in, hidden, c_out, residual, gelu):
         normal(c_out) if residual == "gated" else None,
     ]
     check(channel_mlp, arguments, gelu=gelu)
+
+
+def test_bfloat16():
+    """Each product is as far from the reference as its rounded factors, and no farther."""
+    tables = [normal(m, n, 2) for m, n in ((4, 8), (3, 9))]
+    weight, small = normal(17, 18, 3, 3, 2, scale=17**-0.5), normal(20)
+    mlp = normal(20, 18, scale=18**-0.5), small, normal(5, 20, scale=20**-0.5), normal(5)
+    for operator, arguments, options in (
+        (spectral_analysis, [normal(1, 2, 8, 9), tables], {}),
+        (spectral_mixing, [normal(3, 17, 2, 3, 3), weight, normal(18, 3, 3, 2)], {"gelu": True}),
+        (spectral_synthesis, problem(1, 3, 5, (3, 20), (4, 3), *PARTS[-1]), {"gelu": True}),
+        (channel_mlp, [normal(2, 18, 37), *mlp], {"gelu": True}),
+    ):
+        with float32_products("medium"):
+            check(operator, arguments, tolerance=BFLOAT16, **options)
+            with pytest.raises(AssertionError, match="value"):
+                check(operator, arguments, **options)
 
 
 def test_empty_batches():

@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 
+from tests.ops.agreement import float32_products
 from unot_fast.models import UNOT
 from unot_fast.solver.dispatch import solve
 from unot_fast.training import PRESETS, DivergedError, Trainer, TrainingConfig
@@ -80,10 +81,11 @@ def test_symmetries_keep_the_problem(preset):
         small("tiny", loss="bootstrap", iterations=5, adversary=0.5),
         small("sphere", loss="bootstrap", iterations=5, adversary=0.5, learning_rate=1e-2),
         small("tiny", precision="bfloat16", shards=2),
+        small("fourier", precision="bfloat16", resolutions=(10, 14)),
     ],
     ids=[
         *("sqeuclidean", "euclidean", "sphere", "fourier"),
-        *("adversarial", "adversarial sphere", "bfloat16"),
+        *("adversarial", "adversarial sphere", "bfloat16", "bfloat16 fourier"),
     ],
 )
 def test_the_loss_on_held_back_pairs_decreases(config):
@@ -94,6 +96,22 @@ def test_the_loss_on_held_back_pairs_decreases(config):
     assert [row.round for row in rows] == list(range(1, 9))
     assert min(row.validation for row in rows) < before
     assert all(row.samples == 64 * row.round for row in rows)
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("bfloat16", "medium"), ("float32", "high")])
+def test_precision_of_products(precision, expected):
+    """Both passes of the network have the precision of the config, and nothing after them."""
+    trainer, seen = Trainer(small("tiny", precision=precision, adversary=0.5)), []
+
+    def note(*_):
+        seen.append(torch.get_float32_matmul_precision())
+
+    trainer.model.network.register_forward_hook(note)
+    next(trainer.model.parameters()).register_hook(note)
+    with float32_products("high"):
+        trainer.run(rounds=1)
+        assert set(seen) == {expected}
+        assert torch.get_float32_matmul_precision() == "high"
 
 
 def same(x, y):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from unot_fast.ops.autocast import in_full_precision
 from unot_fast.spectral import spectral_conv2d, spectral_conv_s2
 
 DOMAINS = ("plane", "sphere")
@@ -129,9 +130,10 @@ class FourierNetwork(nn.Module):
         )
         self.projection = nn.Conv2d(channels, c_out, 1)
 
+    @in_full_precision  # of which the layers are; lifting alone would be rounded, and copied
     def forward(self, x: Tensor) -> Tensor:
         """Functions (B, c_in, n_1, n_2), at any resolution, to (B, c_out, n_1, n_2)."""
-        x = _pointwise(self.lifting, x)
+        x = _pointwise(self.lifting, x.to(self.lifting.weight.dtype))
         for layer in self.layers:
             x = layer(x)
         return _pointwise(self.projection, x)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unot_fast.ops.backends import cpu_isa, cpu_library
+from unot_fast.ops.backends import cpu_isa, cpu_library, cpu_rounds_factors
 from unot_fast.ops.complex_tables import adjoint
 from unot_fast.ops.pages import empty
 
@@ -21,7 +21,7 @@ _ARGUMENTS = {
     "sinkhorn_separable": (_pointer, *_side, _pointer, _pointer),
     "sinkhorn_stationary": (_pointer, *_side, _i64, _pointer, _pointer),
     "normalise": (*(_i64,) * 4, _int, _pointer, _pointer, _int, *(_pointer,) * 5),
-    "spectral_analysis": (_i64, _pointer, _int, *(_pointer,) * 3, _int, _pointer),
+    "spectral_analysis": (_i64, _pointer, _int, _int, *(_pointer,) * 3, _int, _pointer),
     **dict.fromkeys(("spectral_mixing", "spectral_synthesis", "channel_mlp"), (_pointer, _int)),
     **dict.fromkeys(("legendre_products", "potential", "c_transform"), (_pointer,)),
 }
@@ -255,8 +255,7 @@ class _Transform(ctypes.Structure):
 class _Mixing(ctypes.Structure):
     _fields_ = (
         *((name, _i64) for name in ("batch", "inputs", "outputs", "modes")),
-        ("single", _int),
-        ("gelu", _int),
+        *((name, _int) for name in ("single", "rounded", "gelu")),
         *((name, _pointer) for name in ("x", "weight", "bias")),
         ("threads", _int),
         *((name, _pointer) for name in ("y", "kept", "dy", "dx", "dweight", "dbias")),
@@ -275,8 +274,7 @@ class _Synthesis(ctypes.Structure):
     _fields_ = (
         *((name, _i64) for name in ("batch", "inputs", "outputs")),
         ("shape", _Transform),
-        ("single", _int),
-        ("gelu", _int),
+        *((name, _int) for name in ("single", "rounded", "gelu")),
         *((name, _pointer) for name in ("c", "first", "last", "x", "skip", "bias")),
         ("mlp", _Mlp),
         ("threads", _int),
@@ -289,8 +287,7 @@ class _ChannelMlp(ctypes.Structure):
     _fields_ = (
         ("batch", _i64),
         ("pixels", _i64),
-        ("single", _int),
-        ("gelu", _int),
+        *((name, _int) for name in ("single", "rounded", "gelu")),
         ("mlp", _Mlp),
         *((name, _pointer) for name in ("x", "residual")),
         ("threads", _int),
@@ -310,7 +307,7 @@ def spectral_analysis(x: Tensor, tables: Sequence[Tensor]) -> Tensor:
         _kernel("spectral_analysis")(
             x.shape[:-d].numel(),
             ctypes.byref(shape),
-            x.dtype is torch.float32,
+            *_precision(x),
             *_addresses(x, first, last),
             torch.get_num_threads(),
             out.data_ptr(),
@@ -381,7 +378,7 @@ def _mix(c, weight, bias, gelu, results) -> None:
         c.shape[0],
         *weight.shape[:2],
         weight.shape[2:-1].numel(),
-        c.dtype is torch.float32,
+        *_precision(c),
         gelu,
         *_addresses(c, weight, bias),
         torch.get_num_threads(),
@@ -428,7 +425,7 @@ def _synthesise(c, tables, inputs, gelu, out, kept, grad, results) -> None:
         0 if x is None else x.shape[1],
         c.shape[1],
         _Transform(n0, n1, n0 if first is None else c.shape[-2], c.shape[-1]),
-        c.dtype is torch.float32,
+        *_precision(c),
         gelu,
         *_addresses(c, first, last, x, skip, bias),
         _mlp(mlp, dmlp),
@@ -460,7 +457,7 @@ def _run_mlp(x, residual, weights, gelu, results, gradients) -> None:
     arguments = _ChannelMlp(
         x.shape[0],
         x.shape[2:].numel(),
-        x.dtype is torch.float32,
+        *_precision(x),
         gelu,
         _mlp(weights, gradients),
         *_addresses(x, residual),
@@ -475,6 +472,12 @@ def _mlp(weights: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -
     w1, _, w2, *_ = weights
     sizes = (0, 0, 0) if w1 is None else (w1.shape[1], w1.shape[0], w2.shape[0])
     return _Mlp(*sizes, *_addresses(*weights, *gradients))
+
+
+def _precision(x: Tensor) -> tuple[bool, bool]:
+    """Whether products are in single precision, and whether their factors are bfloat16."""
+    single = x.dtype is torch.float32
+    return single, single and cpu_rounds_factors()
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:

@@ -99,6 +99,20 @@ def cpu_isa() -> str:
     return min(best, wanted, key=order.index)
 
 
+def cpu_rounds_factors() -> bool:
+    """Whether CPU kernels of Fourier layers multiply float32 as bfloat16.
+
+    They do after ``torch.set_float32_matmul_precision("medium")``, as torch's own products then
+    may, where the processor has instructions for it (AVX512-BF16).
+    """
+    return torch.get_float32_matmul_precision() == "medium" and _has_bfloat16(cpu_isa())
+
+
+@functools.cache
+def _has_bfloat16(isa: str) -> bool:
+    return isa == "avx512" and bool(cpu_library().unot_fast_bfloat16())
+
+
 @functools.cache
 def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
@@ -109,13 +123,14 @@ def _cpu() -> Backend:
     if library is None:
         detail = "compiled library missing; reinstall the package with a C++17 compiler"
         return Backend("cpu", False, ("cpu",), detail)
-    return _compiled(cpu_isa(), bool(library.unot_fast_openmp()))
+    return _compiled(cpu_isa(), bool(library.unot_fast_openmp()), cpu_rounds_factors())
 
 
 @functools.cache
-def _compiled(isa: str, openmp: bool) -> Backend:
+def _compiled(isa: str, openmp: bool, rounds: bool) -> Backend:
     threads = "OpenMP" if openmp else "no OpenMP: one thread"
-    return Backend("cpu", True, ("cpu",), f"compiled kernels, {isa}, {threads}")
+    products = ", Fourier layers multiply as bfloat16" if rounds else ""
+    return Backend("cpu", True, ("cpu",), f"compiled kernels, {isa}, {threads}{products}")
 
 
 def _triton() -> Backend:

@@ -83,9 +83,10 @@ def accelerate(model: nn.Module, *, backend: str = "auto", verbose: bool = True)
     layers do the same; `spectral_conv2d` does not. For double precision the spectral layers of
     torch-harmonics compute in single; layers here do not.
 
-    Under ``torch.autocast`` replaced layers compute in float32. Second derivatives through
-    replaced blocks and MLPs, forward-mode derivatives and ``torch.func.grad`` raise an error:
-    `restore` the model for those.
+    Under ``torch.autocast`` replaced layers compute in float32, with products as
+    ``torch.set_float32_matmul_precision`` says: ``"medium"`` is bfloat16. Second derivatives
+    through replaced blocks and MLPs, forward-mode derivatives and ``torch.func.grad`` raise an
+    error: `restore` the model for those.
 
     Examples
     --------

@@ -60,7 +60,7 @@ class TrainingConfig:
     huber : float, optional
         Errors of a potential above so many epsilon count linearly, else all in square.
     precision : {"float32", "bfloat16"}
-        Of the network's products in training.
+        Of the network's products in training; on the CPU those of Fourier layers need AVX512-BF16.
     validation : int
         Pairs that are held back.
     seed : int

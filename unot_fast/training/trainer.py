@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -265,14 +266,14 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         for part in parts:
             part = moved_batch(part, turn % symmetries(part.level))
-            with self._precision():
-                prediction = self.model.predict(part.inputs)
+            prediction = self._predict(part)
             target = part.target
             if target is None:
                 target = bootstrap(part, prediction, self.config.iterations)
             loss = potential_loss(prediction, target, part.b, self.config.huber)
             loss = loss / self.config.shards
-            loss.backward()
+            with self._products():
+                loss.backward()
             total += loss.detach()
         sum_gradients(self.model)
         self.steps += 1
@@ -296,17 +297,29 @@ class Trainer:
             a, b = self.pairs.made(size, random, level)
             epsilon = self.pairs.epsilons(size, random, level)
             part = Batch(a, b, level, epsilon, self.model.inputs(a, b, level, epsilon), None)
-            with self._precision():
-                prediction = self.model.predict(part.inputs)
+            prediction = self._predict(part)
             part = dataclasses.replace(part, a=a.detach(), b=b.detach())
             with torch.no_grad():
                 target = bootstrap(part, prediction, self.config.iterations)
             loss = -potential_loss(prediction, target, part.b, self.config.huber)
-            (loss / self.config.shards).backward()
+            with self._products():
+                (loss / self.config.shards).backward()
         self.model.requires_grad_(True)
         sum_gradients(self.adversary)
         self.generator_optimiser.step()
 
-    def _precision(self) -> torch.autocast:
-        on = self.config.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
+    def _predict(self, part: Batch) -> Tensor:
+        low = self.config.precision == "bfloat16"
+        with self._products(), torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+            return self.model.predict(part.inputs)
+
+    @contextlib.contextmanager
+    def _products(self) -> Iterator[None]:
+        """Fourier layers, which autocast leaves alone, multiply in the precision of the config."""
+        before = torch.get_float32_matmul_precision()
+        if self.config.precision == "bfloat16":
+            torch.set_float32_matmul_precision("medium")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
