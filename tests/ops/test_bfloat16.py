@@ -137,8 +137,9 @@ def test_other_instruction_sets_round_nothing(monkeypatch):
 def test_what_rounds_can_be_asked():
     assert not cpu_rounds_factors()
     with float32_products("medium"):
-        assert ("bfloat16" in backends()["cpu"].detail) is cpu_rounds_factors()
-    assert "bfloat16" not in backends()["cpu"].detail
+        assert ("multiply as bfloat16" in backends()["cpu"].detail) is cpu_rounds_factors()
+    assert "multiply as bfloat16" not in backends()["cpu"].detail
+    assert ("with bfloat16" in backends()["cpu"].detail) is rounds()
 
 
 @needs_instructions

@@ -128,9 +128,11 @@ def _cpu() -> Backend:
 
 @functools.cache
 def _compiled(isa: str, openmp: bool, rounds: bool) -> Backend:
-    threads = "OpenMP" if openmp else "no OpenMP: one thread"
-    products = ", Fourier layers multiply as bfloat16" if rounds else ""
-    return Backend("cpu", True, ("cpu",), f"compiled kernels, {isa}, {threads}{products}")
+    parts = ["compiled kernels", f"{isa} with bfloat16" if _has_bfloat16(isa) else isa]
+    parts.append("OpenMP" if openmp else "no OpenMP: one thread")
+    if rounds:
+        parts.append("Fourier layers multiply as bfloat16")
+    return Backend("cpu", True, ("cpu",), ", ".join(parts))
 
 
 def _triton() -> Backend:
