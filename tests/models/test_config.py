@@ -11,6 +11,7 @@ from unot_fast.models import PRESETS, UNOTConfig
         ({"depth": True}, "depth must be an integer"),
         ({"hidden": 0}, "hidden must be an integer"),
         ({"sweeps": -1}, "sweeps must be an integer >= 0"),
+        ({"final_sweeps": 0.5}, "final_sweeps must be an integer >= 0"),
         ({"cells": [16]}, r"cells must be 2 integers; got \[16\]"),
         ({"cells": (16, 1)}, "cells must be an integer >= 2; got 1"),
         ({"modes": 10}, "modes must be 2 integers; got 10"),

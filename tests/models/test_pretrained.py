@@ -60,6 +60,13 @@ def test_one_step_on_the_sphere(cell):
     assert one_step_error(UNOT.from_pretrained("sphere"), cell, 32, 16) < 0.05
 
 
+@needs_images
+@pytest.mark.parametrize("cell", ["CIFAR", "LFW", "MNIST"])
+def test_one_step_on_real_pairs_of_distances(cell):
+    """At the smallest epsilon, where cells of 16 x 16 do not tell more."""
+    assert one_step_error(UNOT.from_pretrained("euclidean"), cell, 28, 16) < 0.11
+
+
 @pytest.mark.parametrize(
     ("geom", "epsilon"),
     [(Grid((20, 20)), 0.01), (Grid((20, 20), "euclidean"), 0.03), (Sphere(16, 32), 0.1)],

@@ -7,6 +7,7 @@ import torch
 
 from unot_fast import UNOT, Grid, Sphere, sinkhorn
 from unot_fast.models import PRESETS, UNOTConfig, weights
+from unot_fast.models.final_sweeps import final_sweeps
 
 TINY = {
     "mlp": dataclasses.replace(PRESETS["tiny"], width=16, depth=1),
@@ -77,7 +78,8 @@ def test_without_its_network_it_is_the_start_alone(name):
     model = random_model(name)
     a, b = torch.rand(2, 2, *shapes(model)[1])
     bare = model.without_network()
-    torch.testing.assert_close(bare(a, b), UNOT(TINY[name])(a, b), rtol=0, atol=1e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(bare(a, b), UNOT(TINY[name])(a, b), rtol=0, atol=1e-6)
     assert not torch.allclose(bare(a, b), model(a, b), rtol=0, atol=1e-6)
 
 
@@ -95,6 +97,42 @@ def test_refined_by_iterations_of_the_solver(name):
     assert torch.equal(model.refined(0)(a, b), model(a, b))
     with pytest.raises(ValueError, match="iterations must not be negative; got -1"):
         model.refined(-1)
+
+
+@pytest.mark.parametrize(
+    "geom", [Grid((9, 12)), Grid((8, 8), "euclidean"), Sphere(6, 12)], ids=["grid", "any", "sphere"]
+)
+def test_final_sweeps_are_those_of_the_solver(geom):
+    """In value and, where the potential has a gradient, in its gradient."""
+    a, b = torch.rand(2, 3, *geom.shape, dtype=torch.float64) + 0.01
+    a, b = (x / x.sum((1, 2), keepdim=True) for x in (a, b))
+    g, epsilon = 0.1 * torch.rand_like(b), torch.tensor([0.05, 0.1, 0.3], dtype=torch.float64)
+    options = {"tol": 0.0, "max_iter": 5, "overrelaxation": 1.7}
+    expected = sinkhorn(a, b, geom, epsilon, init=g, **options).g
+    for start in (g, g.clone().requires_grad_()):
+        found = final_sweeps(a, b, geom, epsilon, start, 5)
+        assert found.requires_grad is start.requires_grad
+        torch.testing.assert_close(found.detach(), expected, rtol=0, atol=1e-9)
+
+    def last(g):
+        return final_sweeps(a, b, geom, epsilon, g, 2)
+
+    assert torch.autograd.gradcheck(last, g.requires_grad_(), fast_mode=True)
+
+
+@pytest.mark.parametrize("name", ["mlp", "euclidean", "sphere"])
+def test_final_sweeps_are_the_same_with_a_gradient(name):
+    """Of all zeros but a few points too, and where the network is far off."""
+    model = random_model(name)
+    model.config = dataclasses.replace(model.config, final_sweeps=8)
+    torch.nn.init.normal_(model.network.projection.weight, std=1.0)
+    a, b = torch.rand(2, 4, *shapes(model)[1])
+    a[1:], b[2:] = a[1:] * (a[1:] > 0.97), b[2:] * (b[2:] > 0.97)
+    a[:, 0, 0] = b[:, 3, 3] = 1
+    g = model(a, b)
+    assert g.requires_grad
+    without = model.requires_grad_(False)(a, b)
+    torch.testing.assert_close(g, without, rtol=0, atol=1e-3 * model.epsilon)
 
 
 def test_a_start_of_the_solver():
@@ -196,7 +234,8 @@ def test_weights_survive_a_file(name, tmp_path):
     assert again.config == model.config
     assert weights.card(tmp_path / "w.safetensors") == {"note": "x"}
     a, b = torch.rand(2, 2, *shapes(model)[0])
-    torch.testing.assert_close(again(a, b), model(a, b), rtol=0, atol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(again(a, b), model(a, b), rtol=0, atol=0)
 
 
 def test_files_that_are_no_weights(tmp_path):

@@ -25,6 +25,9 @@ class UNOTConfig:
         The grid of cells that the network works on; by default that of the measures.
     sweeps : int
         Sinkhorn iterations there, whose result the network takes in and corrects.
+    final_sweeps : int
+        Overrelaxed Sinkhorn iterations there from what the network makes of it, which training
+        does without.
     kind : {"mlp", "fourier"}
         `ResidualMLP`, which needs ``cells``, or `FourierNetwork`.
     width, depth : int
@@ -47,6 +50,7 @@ class UNOTConfig:
     default_epsilon: float = 0.01
     cells: tuple[int, int] | None = (16, 16)
     sweeps: int = 8
+    final_sweeps: int = 0
     kind: str = "mlp"
     width: int = 256
     depth: int = 4
@@ -62,7 +66,8 @@ class UNOTConfig:
             check_integer(name, getattr(self, name))
         if self.hidden is not None:
             check_integer("hidden", self.hidden)
-        check_integer("sweeps", self.sweeps, least=0)
+        for name in ("sweeps", "final_sweeps"):
+            check_integer(name, getattr(self, name), least=0)
         if not isinstance(self.coordinates, bool):
             raise ValueError(f"coordinates must be true or false; got {self.coordinates!r}")
         if not isinstance(self.epsilon, (tuple, list)) or len(self.epsilon) != 2:
@@ -88,10 +93,12 @@ class UNOTConfig:
 
 
 PRESETS = {
-    "sqeuclidean": UNOTConfig(epsilon=(0.003, 0.05)),
+    "sqeuclidean": UNOTConfig(epsilon=(0.003, 0.05), final_sweeps=8),
     "tiny": UNOTConfig(epsilon=(0.003, 0.05), width=64, depth=2),
-    "euclidean": UNOTConfig(cost="euclidean", epsilon=(0.01, 0.1), sweeps=16),
-    "sphere": UNOTConfig(cost="geodesic", epsilon=(0.05, 0.5), default_epsilon=0.1, cells=(12, 24)),
+    "euclidean": UNOTConfig(cost="euclidean", epsilon=(0.01, 0.1), sweeps=16, final_sweeps=8),
+    "sphere": UNOTConfig(
+        cost="geodesic", epsilon=(0.05, 0.5), default_epsilon=0.1, cells=(12, 24), final_sweeps=8
+    ),
     "fourier": UNOTConfig(cells=None, sweeps=0, kind="fourier", width=32, modes=(15, 8)),
     "base": UNOTConfig(cells=None, sweeps=0, kind="fourier", width=64, modes=(10, 10), hidden=256),
 }

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from unot_fast.geometry import Geometry, Grid, Sphere
 from unot_fast.models import weights
 from unot_fast.models.config import UNOTConfig
+from unot_fast.models.final_sweeps import final_sweeps
 from unot_fast.models.inputs import DUST, Inputs, count, inputs, masses, sweep
 from unot_fast.models.level import Level
 from unot_fast.models.mlp import ResidualMLP
@@ -122,6 +123,8 @@ class UNOT(nn.Module):
         cells = [level.pool(x).clamp_min(DUST / level.points) for x in (a, b)]
         own = level.epsilon(epsilon)
         g = self.predict(self.inputs(*cells, level, own)) * own.to(a)[:, None, None]
+        if self.config.final_sweeps:
+            g = final_sweeps(*cells, level.geom, own, g, self.config.final_sweeps)
         g = level.to_grid(*cells, g, epsilon, backend)
         if self.refinement:
             g = sweep(a, b, level.grid, epsilon, g, self.refinement, backend)
@@ -140,7 +143,7 @@ class UNOT(nn.Module):
         return inputs.start + found[:, 0].to(inputs.start)
 
     def without_network(self) -> UNOT:
-        """The start that the network corrects: the same sweeps and way to the grid, alone.
+        """The start that the network corrects: all sweeps and the way to the grid, alone.
 
         It shares the parameters, and does not use them.
         """
