@@ -23,6 +23,7 @@ from unot_fast.ops import (
     spectral_mixing,
     spectral_synthesis,
 )
+from unot_fast.ops.backends import cpu_rounds_factors
 from unot_fast.spectral.fourier import Band, analysis_table, synthesis_table
 
 SECONDS = 1.0
@@ -128,7 +129,7 @@ def main() -> None:
         row("iteration, \\|x - y\\|, 64 x 64", dtype, 4 * 64**4, seconds)
     for name, (operations, call) in layers().items():
         row(name, torch.float32, operations, best(call))
-        if not name.startswith("legendre"):
+        if not name.startswith("legendre") and rounded(cpu_rounds_factors)():
             row(name, torch.bfloat16, operations, best(rounded(call)))
 
 

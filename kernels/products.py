@@ -23,7 +23,10 @@ def precision() -> str:
     (``high``; factors are rounded to 11 bits) or as bfloat16 (``medium``; 8 bits). Sums are float32
     always.
     """
-    return _PRECISIONS[torch.get_float32_matmul_precision()]
+    try:
+        return _PRECISIONS[torch.get_float32_matmul_precision()]
+    except RuntimeError:  # it was set by torch's newer switches
+        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
 
 
 def padded(n: int, least: int = 16) -> int:

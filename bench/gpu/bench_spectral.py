@@ -30,11 +30,12 @@ N, CHANNELS, HIDDEN, MODES, LAYERS, BATCHES = 64, 64, 256, 10, 4, (64, 1)
 MLP_HIDDEN = 32
 """Of a block of neuralop's FNO; that of UNOT has no such layers."""
 TOLERANCE = {
-    "operator": {"float32": 3e-5, "tf32": 4e-3, "bfloat16": 3e-2},
-    "block": {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 8e-2},
-    "network": {"float32": 1e-4, "tf32": 5e-2, "bfloat16": 4e-1},
+    "operator": {"float32": 3e-5, "tf32": 4e-3, "bfloat16": 1e-2},
+    "block": {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 2e-2},
+    "network": {"float32": 1e-4, "tf32": 5e-2, "bfloat16": 8e-2},
 }
-"""Relative to the largest value of a result; in tf32 gradients deep in a network were 2e-2 off."""
+"""Relative to the largest value of a result, of bfloat16 in norm; gradients deep in a network were
+2e-2 off in tf32 and, on a CPU, 3e-2 in bfloat16."""
 PRODUCTS = {"float32": 3, "tf32": 1, "bfloat16": 0.5}
 PRECISIONS = {"float32": "highest", "tf32": "high", "bfloat16": "medium"}
 OPERATORS = ("spectral_analysis", "spectral_mixing", "spectral_synthesis", "channel_mlp")
@@ -234,9 +235,8 @@ def _checked(
     call: Callable[[], list[Tensor]], exact: list[Tensor], tolerance: float, name: str, info: dict,
     work: roofline.Work | None = None, graph: bool = True,
 ) -> Iterator[dict]:  # fmt: skip
-    error = max(
-        float((x - y).abs().max() / y.abs().max()) for x, y in zip(call(), exact, strict=True)
-    )
+    size = torch.norm if info["dtype"] == "bfloat16" else lambda x: x.abs().max()
+    error = max(float(size(x - y) / size(y)) for x, y in zip(call(), exact, strict=True))
     gate(error, tolerance)
     yield from eager_and_graph(
         call, name, {**info, "error": error, "tolerance": tolerance}, work, graph

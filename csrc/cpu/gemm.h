@@ -23,11 +23,9 @@ constexpr int64_t kPackAbove = 40 * 1024;  // bytes of B
 // Deeper products go in steps whose panel of B stays in the first-level cache.
 constexpr int64_t kBlockAbove = 320, kDepth = 192;
 
-// A row of A times a vector of B, added to sums; F is the type of factors in memory.
+// sum + x y, for factors of type F.
 template <class F>
 struct Factor {
-  static Vec<F> splat(F x) { return x - Vec<F>{}; }
-  static Vec<F> load(const F* p) { return ::load(p); }
   static Vec<F> add_product(Vec<F> sum, Vec<F> x, Vec<F> y) { return sum + x * y; }
 };
 
@@ -38,10 +36,10 @@ inline void tile(int64_t K, const F* A, int64_t lda, const F* B, int64_t ldb, T*
   for (int i = 0; i < R; ++i)
     for (int j = 0; j < V; ++j) c[i][j] = add ? load(C + i * ldc + j * W<T>) : Vec<T>{};
   for (int64_t k = 0; k < K; ++k) {
-    decltype(Factor<F>::load(B)) b[V];
-    for (int j = 0; j < V; ++j) b[j] = Factor<F>::load(B + k * ldb + j * W<T>);
+    Vec<F> b[V];
+    for (int j = 0; j < V; ++j) b[j] = load(B + k * ldb + j * W<T>);
     for (int i = 0; i < R; ++i) {
-      const auto a = Factor<F>::splat(A[i * lda + k]);
+      const Vec<F> a = splat(A[i * lda + k]);
       for (int j = 0; j < V; ++j) c[i][j] = Factor<F>::add_product(c[i][j], a, b[j]);
     }
   }

@@ -48,7 +48,8 @@ class Analysis {
   // lines that are `to_stride` apart.
   void last_axis(int64_t rows, const T* x, int64_t stride, int64_t column, int64_t width, T* lines,
                  int64_t to_stride) const {
-    product_(0, rows, ld_, width, x, stride, &last_[column * ld_], ld_, lines, to_stride, column > 0);
+    product_(0, rows, ld_, width, x, stride, &last_[column * ld_], ld_, lines, to_stride,
+             column > 0);
   }
   // The share of lines [from, to) in c, added to it or in its place.
   void first_axis(const T* lines, int64_t from, int64_t to, T* c, bool add) {

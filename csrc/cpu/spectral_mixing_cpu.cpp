@@ -75,22 +75,22 @@ struct Rounded {
   static constexpr int64_t kSize = W<float>;
 
   static void from_parts(const float* re, const float* im, int64_t count, uint32_t* out) {
-    store_rounded(out, lane_by_lane(load_some(re, count), load_some(im, count)));
+    store(out, rounded_lanes(load_some(re, count), load_some(im, count)));
   }
   static void from_pairs(const float* pairs, int64_t count, bool conjugate, uint32_t* out) {
     const int64_t low = std::min<int64_t>(2 * count, W<float>), high = 2 * count - low;
-    const Pairs x = neighbours(load_some(pairs, low),
-                               load_some(pairs + low, std::min<int64_t>(high, W<float>)));
-    store_rounded(out, conjugate ? x ^ kSecondSign : x);
+    const Pairs x = rounded_neighbours(
+        load_some(pairs, low), load_some(pairs + low, std::min<int64_t>(high, W<float>)));
+    store(out, conjugate ? x ^ kSecondSign : x);
   }
-  static Pairs factor(const uint32_t* x) { return load_rounded(x); }
+  static Pairs factor(const uint32_t* x) { return load(x); }
   static void add(Complex<float>& sum, Pairs x, Pairs y) {
-    sum.re = add_products(sum.re, x, y ^ kSecondSign);
-    sum.im = add_products(sum.im, x, swapped(y));
+    sum.re = add_pair_products(sum.re, x, y ^ kSecondSign);
+    sum.im = add_pair_products(sum.im, x, swapped(y));
   }
   static void add_conjugate(Complex<float>& sum, Pairs x, Pairs y) {
-    sum.re = add_products(sum.re, x, y);
-    sum.im = add_products(sum.im, x, swapped(y) ^ kSecondSign);
+    sum.re = add_pair_products(sum.re, x, y);
+    sum.im = add_pair_products(sum.im, x, swapped(y) ^ kSecondSign);
   }
 
  private:
@@ -110,8 +110,8 @@ int64_t begin(int64_t block, int64_t modes) {
   return std::max<int64_t>(0, std::min(block * W<T>, modes - W<T>));
 }
 
-// Blocks [from, to) of coefficients (batch, channels, 2, modes) as factors (blocks, batch, channels),
-// or with the channels before the batch.
+// Blocks [from, to) of coefficients (batch, channels, 2, modes) as factors (blocks, batch,
+// channels), or with the channels before the batch.
 template <class F, class T>
 void pack(int64_t batch, int64_t channels, int64_t modes, const T* x, int64_t from, int64_t to,
           bool by_channel, Array<typename F::Number>& out) {
@@ -344,8 +344,9 @@ void forward(const MixingArguments& args, T* y, const T* dy, T* kept) {
   const int64_t entry = 2 * args.modes;
   const auto make = [&] {
     return Mixing<T, F>(args.batch, args.in, args.out, args.modes,
-                     static_cast<const T*>(args.weight), args.out * entry, entry, false,
-                     args.threads, {static_cast<const T*>(args.bias), bool(args.gelu), dy, kept});
+                        static_cast<const T*>(args.weight), args.out * entry, entry, false,
+                        args.threads,
+                        {static_cast<const T*>(args.bias), bool(args.gelu), dy, kept});
   };
   for_each_stretch(args.out, args.threads, make, [&](Mixing<T, F>& mix, int64_t from, int64_t to) {
     mix(static_cast<const T*>(args.x), from, to, y);
@@ -382,8 +383,8 @@ void backward(const MixingArguments& args) {
   }
   const auto make = [&] {
     return Mixing<T, F>(args.batch, args.out, args.in, args.modes,
-                     static_cast<const T*>(args.weight), entry, args.out * entry, true,
-                     args.threads, {});
+                        static_cast<const T*>(args.weight), entry, args.out * entry, true,
+                        args.threads, {});
   };
   for_each_stretch(args.in, args.threads, make, [&](Mixing<T, F>& mix, int64_t from, int64_t to) {
     mix(dz, from, to, static_cast<T*>(args.dx));

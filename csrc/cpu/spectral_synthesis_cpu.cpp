@@ -36,19 +36,20 @@ class SynthesisLayer {
         channels_(args.mlp.w1 ? args.mlp.out : args.out),
         gate_(args.mlp.w1 ? nullptr : static_cast<const T*>(args.mlp.gate)),
         gated_(args.mlp.gate), tiling_(lines_, s_.n1), width_(tiling_.width()),
+        product_(args.rounded),
         transform_(s_, static_cast<const T*>(args.first), static_cast<const T*>(args.last),
-                   Products(args.rounded)),
-        skip_(args.out, args.in, static_cast<const T*>(args.skip), width_, Products(args.rounded),
-              backward, args.dskip),
+                   product_),
+        skip_(args.out, args.in, static_cast<const T*>(args.skip), width_, product_, backward,
+              args.dskip),
         between_(args.out * lines_ * transform_.line(), T(0)),
         x_(args.x ? tiling_.per_slab() * args.in * width_ : 0),
         y_(tiling_.per_slab() * channels_ * width_),
         kept_(args.kept ? tiling_.per_slab() * args.out * width_ : 0) {
-    if (args.mlp.w1) mlp_.emplace(args.mlp, args.gelu, width_, Products(args.rounded), backward);
+    if (args.mlp.w1) mlp_.emplace(args.mlp, args.gelu, width_, product_, backward);
     h_.resize(mlp_ ? args.out * width_ : 0);
     if (!backward) return;
     adjoint_.emplace(s_, static_cast<const T*>(args.adjoint_first),
-                     static_cast<const T*>(args.adjoint_last), Products(args.rounded));
+                     static_cast<const T*>(args.adjoint_last), product_);
     adjoint_lines_.resize(args.out * lines_ * adjoint_->line());
     z_.resize(args.out * width_);
     slope_.resize(args.out * width_);
@@ -236,6 +237,7 @@ class SynthesisLayer {
   const bool gated_;     // x has a gate there or in mlp_
   const Tiling<T> tiling_;  // of a whole block
   const int64_t width_;
+  const Products product_;
   Synthesis<T> transform_;
   Weight<T> skip_;
   std::optional<PointwiseMlp<T>> mlp_;

@@ -66,6 +66,11 @@ struct Simd<float> {
                                    0.66666685095429069f};
 };
 
+template <>
+struct Simd<uint32_t> {
+  typedef uint32_t Vec __attribute__((vector_size(VECTOR_BYTES)));
+};
+
 template <class T>
 using Vec = typename Simd<T>::Vec;
 template <class T>
@@ -88,6 +93,7 @@ inline Vec<T> load(const T* p) {
 }
 inline void store(double* p, Vec<double> v) { std::memcpy(p, &v, sizeof v); }
 inline void store(float* p, Vec<float> v) { std::memcpy(p, &v, sizeof v); }
+inline void store(uint32_t* p, Vec<uint32_t> v) { std::memcpy(p, &v, sizeof v); }
 // The first lanes from and to memory, zero in the others.
 template <class T>
 inline Vec<T> load_some(const T* p, int64_t count) {

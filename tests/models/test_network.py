@@ -45,3 +45,20 @@ def test_activations_keep_their_size(hidden):
 def test_unknown_domain():
     with pytest.raises(ValueError, match="domain must be"):
         FourierNetwork(1, 1, domain="torus")
+
+
+@pytest.mark.parametrize("domain", ["plane", "sphere"])
+def test_autocast_changes_nothing(domain):
+    if domain == "sphere":
+        pytest.importorskip("torch_harmonics")
+    torch.manual_seed(0)
+    network, x = (
+        FourierNetwork(2, 1, 4, modes=(4, 3), depth=2, domain=domain),
+        torch.rand(2, 2, 8, 16),
+    )
+    y = network(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(network(x), y)
+        assert network(x.bfloat16()).dtype is torch.float32
+    with pytest.raises(RuntimeError, match="Double but found Float"):
+        network(x.double())

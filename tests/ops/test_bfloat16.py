@@ -1,12 +1,15 @@
 """Fourier layers on the CPU after ``torch.set_float32_matmul_precision("medium")``."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from tests.ops.agreement import BFLOAT16, compare, float32_products, normal, run
 from tests.ops.spectral_calls import CALLS, OPS, converted
 from tests.ops.test_spectral_synthesis import CASES, PARTS, problem
-from unot_fast import backends
+from unot_fast import Grid, backends, sinkhorn
 from unot_fast.ops import channel_mlp, spectral_analysis, spectral_mixing, spectral_synthesis
 from unot_fast.ops.backends import cpu_rounds_factors
 
@@ -23,14 +26,24 @@ needs_instructions = pytest.mark.skipif(
 
 def rounded(arguments):
     """Arguments as bfloat16 holds them."""
-    return [
-        [t.bfloat16().double() for t in x]
-        if isinstance(x, list)
-        else None
-        if x is None
-        else x.bfloat16().double()
-        for x in arguments
-    ]
+    return converted(converted(arguments, torch.bfloat16), torch.float64)
+
+
+def whole(*shape, most=1, share=0.5):
+    """Small whole numbers: with them bfloat16 and sums in float32 are exact."""
+    numbers = torch.randint(-most, most + 1, shape).double()
+    return numbers * (torch.rand(shape) < share)
+
+
+def assert_exact(operator, *arguments):
+    """Value as by the reference, to the last bit, of an operator that takes a backend."""
+    expected = operator(*arguments, "reference")
+    with float32_products("medium"):
+        found = operator(*converted(arguments, torch.float32), "cpu")
+    found, expected = ((x,) if torch.is_tensor(x) else x for x in (found, expected))
+    for x, y in zip(found, expected, strict=True):
+        if y.numel():
+            assert torch.equal(x.double(), y)
 
 
 def mixing(batch, c_in, c_out, *modes):
@@ -50,10 +63,13 @@ def synthesis(n, modes, channels=5):
 @pytest.mark.parametrize(
     ("operator", "arguments"),
     [
-        *((spectral_mixing, mixing(*sizes)) for sizes in [(5, 7, 3, 37), (1, 1, 1, 1)]),
-        *((spectral_mixing, mixing(*sizes)) for sizes in [(4, 16, 33, 4, 4), (6, 3, 8, 17)]),
-        *((spectral_analysis, analysis(*sizes)) for sizes in [(1, 1), (33, 5), (500, 40)]),
-        *((spectral_synthesis, synthesis(*sizes)) for sizes in [(7, 1), (64, 33), (129, 170)]),
+        (spectral_mixing, mixing(5, 7, 3, 37)),
+        (spectral_mixing, mixing(1, 1, 1, 1)),
+        (spectral_mixing, mixing(4, 16, 33, 4, 4)),
+        (spectral_analysis, analysis(33, 5)),
+        (spectral_analysis, analysis(500, 40)),
+        (spectral_synthesis, synthesis(7, 1)),
+        (spectral_synthesis, synthesis(129, 170)),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
@@ -66,17 +82,34 @@ def test_one_product_is_that_of_rounded_factors(operator, arguments):
 
 
 @needs_instructions
-def test_gradients_of_one_product():
-    """The gradients are products of the rounded factors with the rounded gradient of the result."""
-    c, weight = rounded(mixing(9, 5, 6, 20))
-    grad = normal(9, 6, 2, 20).bfloat16().double()
-    nothing = grad.new_empty(0)
-    arguments = grad, c, weight, None, False, nothing, True
-    expected = OPS.spectral_mixing_vjp(*arguments, "reference")
-    with float32_products("medium"):
-        found = OPS.spectral_mixing_vjp(*converted(arguments, torch.float32), "cpu")
-    for x, y in zip(found[:2], expected[:2], strict=True):
-        assert float((x - y).abs().max() / y.abs().max()) < 3e-6
+@pytest.mark.parametrize("modes", [1, 9, 16, 37])
+@pytest.mark.parametrize(("batch", "c_in", "c_out"), [(1, 2, 3), (5, 7, 4), (9, 17, 16)])
+def test_mixing_of_whole_numbers(batch, c_in, c_out, modes):
+    c, weight = whole(batch, c_in, 2, modes, most=3), whole(c_in, c_out, modes, 2, most=3)
+    bias, grad = whole(c_out, modes, 2), whole(batch, c_out, 2, modes, most=3)
+    assert_exact(OPS.spectral_mixing, c, weight, bias, False, False)
+    nothing = c.new_empty(0)
+    assert_exact(OPS.spectral_mixing_vjp, grad, c, weight, bias, False, nothing, True)
+
+
+@needs_instructions
+@pytest.mark.parametrize("n", [(3, 7), (1, 65), (13, 100), (17, 33), (2, 385), (1, 771)])
+def test_analysis_of_whole_numbers(n):
+    tables = [whole(m, k, 2) for m, k in zip((3, 5), n, strict=True)]
+    assert_exact(OPS.spectral_analysis, whole(2, 3, *n, share=0.2), tables)
+
+
+@needs_instructions
+@pytest.mark.parametrize(("n", "channels"), [((3, 7), 401), ((8, 9), 33), ((13, 100), 3)])
+def test_synthesis_of_whole_numbers(n, channels):
+    """With bypass, bias and gate, and all gradients; depths beyond a block of products, too."""
+    c, x = whole(2, channels, 2, 3, 5), whole(2, channels, *n)
+    tables = [whole(k, m, 2) for m, k in zip((3, 5), n, strict=True)]
+    skip, bias, gate = whole(channels, channels), whole(channels), whole(channels)
+    arguments = c, tables, x, skip, bias, None, None, None, None, gate, False
+    assert_exact(lambda *rest: OPS.spectral_synthesis(*rest)[0], *arguments, False)
+    grad = whole(2, channels, *n, share=0.1)
+    assert_exact(OPS.spectral_synthesis_vjp, grad, *arguments, c.new_empty(0), True)
 
 
 @needs_instructions
@@ -116,10 +149,19 @@ def test_invalid_numbers_stay_visible():
         assert out[1, 1].isfinite().all()
 
 
-@pytest.mark.parametrize("operator", ["spectral_mixing", "spectral_synthesis", "channel_mlp"])
-@pytest.mark.parametrize(("precision", "dtype"), [("medium", torch.float64), ("high", None)])
+@pytest.mark.parametrize(
+    ("operator", "precision", "dtype"),
+    [
+        ("legendre_products", "medium", torch.float32),
+        *(
+            (name, precision, dtype)
+            for name in ("spectral_mixing", "spectral_synthesis", "channel_mlp")
+            for precision, dtype in (("medium", torch.float64), ("high", torch.float32))
+        ),
+    ],
+)
 def test_nothing_else_is_rounded(operator, precision, dtype):
-    call, arguments = getattr(OPS, operator), converted(CALLS[operator], dtype or torch.float32)
+    call, arguments = getattr(OPS, operator), converted(CALLS[operator], dtype)
     plain = call(*arguments, "cpu")
     with float32_products(precision):
         again = call(*arguments, "cpu")
@@ -134,12 +176,39 @@ def test_other_instruction_sets_round_nothing(monkeypatch):
         compare(spectral_mixing, arguments, "cpu", torch.float32)
 
 
+def test_solvers_round_nothing():
+    a, b = torch.rand(2, 3, 12, 12)
+    costs = []
+    for precision in ("highest", "medium"):
+        with float32_products(precision):
+            costs.append(sinkhorn(a, b, Grid((12, 12)), 0.05, normalize=True).cost)
+    torch.testing.assert_close(*costs, rtol=0, atol=0)
+
+
 def test_what_rounds_can_be_asked():
-    assert not cpu_rounds_factors()
     with float32_products("medium"):
         assert ("multiply as bfloat16" in backends()["cpu"].detail) is cpu_rounds_factors()
-    assert "multiply as bfloat16" not in backends()["cpu"].detail
-    assert ("with bfloat16" in backends()["cpu"].detail) is rounds()
+    with float32_products("highest"):
+        assert not cpu_rounds_factors()
+        assert "multiply as bfloat16" not in backends()["cpu"].detail
+        assert ("bfloat16 on request" in backends()["cpu"].detail) is rounds()
+
+
+@pytest.mark.parametrize("switch", ["cuda", "mkldnn"])
+def test_newer_switches_of_torch(switch):
+    """After which torch no longer answers to the older question."""
+    script = f"""
+import torch, unot_fast
+from unot_fast.ops.backends import cpu_rounds_factors
+torch.backends.{switch}.matmul.fp32_precision = {"'bf16'" if switch == "mkldnn" else "'tf32'"}
+a = torch.rand(1, 8, 8)
+unot_fast.sinkhorn(a, a, unot_fast.Grid((8, 8)), 0.1, normalize=True)
+unot_fast.spectral_conv2d(a[None], torch.randn(1, 2, 4, 3, dtype=torch.cfloat))
+print(unot_fast.backends()["cpu"].detail, cpu_rounds_factors())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == str(switch == "mkldnn" and rounds())
 
 
 @needs_instructions

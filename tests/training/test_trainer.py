@@ -100,18 +100,20 @@ def test_the_loss_on_held_back_pairs_decreases(config):
 
 @pytest.mark.parametrize(("precision", "expected"), [("bfloat16", "medium"), ("float32", "high")])
 def test_precision_of_products(precision, expected):
-    """Both passes of the network have the precision of the config, and nothing after them."""
-    trainer, seen = Trainer(small("tiny", precision=precision, adversary=0.5)), []
+    """Both passes have the precision of the config, and nothing after them."""
+    trainer = Trainer(small("tiny", precision=precision, adversary=0.5))
+    seen = {"forward": set(), "backward": set(), "generator": set()}
 
-    def note(*_):
-        seen.append(torch.get_float32_matmul_precision())
+    def note(where):
+        return lambda *_: seen[where].add(torch.get_float32_matmul_precision())
 
-    trainer.model.network.register_forward_hook(note)
-    next(trainer.model.parameters()).register_hook(note)
+    trainer.model.network.register_forward_hook(note("forward"))
+    next(trainer.model.parameters()).register_hook(note("backward"))
+    next(trainer.adversary.parameters()).register_hook(note("generator"))
     with float32_products("high"):
         trainer.run(rounds=1)
-        assert set(seen) == {expected}
         assert torch.get_float32_matmul_precision() == "high"
+    assert all(precisions == {expected} for precisions in seen.values())
 
 
 def same(x, y):

@@ -130,10 +130,12 @@ class FourierNetwork(nn.Module):
         )
         self.projection = nn.Conv2d(channels, c_out, 1)
 
-    @in_full_precision  # of which the layers are; lifting alone would be rounded, and copied
+    @in_full_precision  # as its layers are: autocast would round and copy two pointwise products
     def forward(self, x: Tensor) -> Tensor:
         """Functions (B, c_in, n_1, n_2), at any resolution, to (B, c_out, n_1, n_2)."""
-        x = _pointwise(self.lifting, x.to(self.lifting.weight.dtype))
+        if x.dtype in (torch.float16, torch.bfloat16):  # of a layer before it under autocast
+            x = x.to(self.lifting.weight.dtype)
+        x = _pointwise(self.lifting, x)
         for layer in self.layers:
             x = layer(x)
         return _pointwise(self.projection, x)

@@ -102,10 +102,14 @@ def cpu_isa() -> str:
 def cpu_rounds_factors() -> bool:
     """Whether CPU kernels of Fourier layers multiply float32 as bfloat16.
 
-    They do after ``torch.set_float32_matmul_precision("medium")``, as torch's own products then
-    may, where the processor has instructions for it (AVX512-BF16).
+    They do where torch's own products may, after ``torch.set_float32_matmul_precision("medium")``
+    or ``torch.backends.mkldnn.matmul.fp32_precision = "bf16"``, and the processor has instructions
+    for it (AVX512-BF16).
     """
-    return torch.get_float32_matmul_precision() == "medium" and _has_bfloat16(cpu_isa())
+    if cpu_library() is None or not _has_bfloat16(cpu_isa()):
+        return False
+    # Of torch's two ways to ask, the one that still answers after it was used to set.
+    return torch.backends.mkldnn.matmul.fp32_precision == "bf16"
 
 
 @functools.cache
@@ -128,7 +132,7 @@ def _cpu() -> Backend:
 
 @functools.cache
 def _compiled(isa: str, openmp: bool, rounds: bool) -> Backend:
-    parts = ["compiled kernels", f"{isa} with bfloat16" if _has_bfloat16(isa) else isa]
+    parts = ["compiled kernels", f"{isa} and bfloat16 on request" if _has_bfloat16(isa) else isa]
     parts.append("OpenMP" if openmp else "no OpenMP: one thread")
     if rounds:
         parts.append("Fourier layers multiply as bfloat16")

@@ -164,11 +164,12 @@ def spectral_backend(x: Tensor, dimensions: int = 2, backend: str = "auto") -> s
     ``"auto"`` is the compiled CPU kernels for tensors there in one or two dimensions, and
     products of torch's own elsewhere. ``"triton"`` has one and two dimensions in float32, and up to
     128 channels; on request only, because its kernels have not run on a GPU yet. On the sphere
-    its Legendre products are torch's. Products of float32 are as
-    ``torch.set_float32_matmul_precision`` says: after ``"medium"`` factors are rounded to bfloat16,
-    by ``"cpu"`` where the processor has AVX512-BF16 (`backends` tells), by ``"triton"`` always, and
-    by ``"torch"`` where torch does; after ``"high"`` to tf32 on a GPU. Errors are then 0.2 to 1 %
-    of a layer's result.
+    its Legendre products are torch's.
+
+    Products of float32 are as ``torch.set_float32_matmul_precision`` says. ``"high"`` is tf32 on a
+    GPU. ``"medium"`` rounds factors to bfloat16: with ``"triton"`` always, with ``"cpu"`` where the
+    processor has AVX512-BF16 (see `backends`; Legendre products stay float32), with ``"torch"``
+    where torch does. A layer's largest error is then 0.2 to 1 % of its largest value.
 
     Raises
     ------

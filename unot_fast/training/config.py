@@ -60,7 +60,8 @@ class TrainingConfig:
     huber : float, optional
         Errors of a potential above so many epsilon count linearly, else all in square.
     precision : {"float32", "bfloat16"}
-        Of the network's products in training; on the CPU those of Fourier layers need AVX512-BF16.
+        Of products in training: under bfloat16 of the network's forward pass and of the whole
+        backward pass. On the CPU those of Fourier layers need AVX512-BF16 for it.
     validation : int
         Pairs that are held back.
     seed : int

@@ -315,10 +315,15 @@ class Trainer:
 
     @contextlib.contextmanager
     def _products(self) -> Iterator[None]:
-        """Fourier layers, which autocast leaves alone, multiply in the precision of the config."""
+        """Under bfloat16, let products of float32 have such factors, too.
+
+        Autocast leaves Fourier layers alone, and does not act in a backward pass.
+        """
+        if self.config.precision != "bfloat16":
+            yield
+            return
         before = torch.get_float32_matmul_precision()
-        if self.config.precision == "bfloat16":
-            torch.set_float32_matmul_precision("medium")
+        torch.set_float32_matmul_precision("medium")
         try:
             yield
         finally:
