@@ -29,9 +29,9 @@ class UNOT(nn.Module):
     r"""A network that predicts the potential g of the entropic problem, for any two measures.
 
     The measures are summed over the cells of a coarse grid, where the network corrects the result
-    of a few Sinkhorn iterations; a half-step of Sinkhorn's iteration takes the potential from the
-    cells to the grid, exact wherever it is evaluated. Without cells the network works on the grid
-    itself, of any resolution.
+    of a few Sinkhorn iterations and a few more may follow; a half-step of Sinkhorn's iteration
+    takes the potential from the cells to the grid, exact wherever it is evaluated. Without cells
+    the network works on the grid itself, of any resolution.
 
     What the network sees does not depend on the resolution: densities relative to the uniform
     one, and potentials relative to the marginals in units of epsilon.
