@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 import unot_fast
 
+T = TypeVar("T")
 METHODS = ("unot_fast", "neuralop eager", "neuralop compiled")
 HARMONICS = ("unot_fast", "torch-harmonics eager")
 FNO = {"in_channels": 2, "out_channels": 1, "hidden_channels": 64, "n_layers": 4}
@@ -89,17 +92,26 @@ def step(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
     return run
 
 
-def rounded(call: Callable[[], Tensor], autocast: bool = False) -> Callable[[], Tensor]:
-    """The same with products in bfloat16, by autocast or where float32 ones may be."""
+@contextlib.contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Products of float32 as ``torch.set_float32_matmul_precision`` has it."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def rounded(call: Callable[[], T], autocast: bool = False) -> Callable[[], T]:
+    """The same where products of float32 may be in bfloat16, or under autocast to it, too."""
 
     def run():
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("medium")
-        try:
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                return call()
-        finally:
-            torch.set_float32_matmul_precision(before)
+        with (
+            float32_products("medium"),
+            torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+        ):
+            return call()
 
     return run
 

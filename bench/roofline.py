@@ -127,9 +127,10 @@ def main() -> None:
     for dtype in (torch.float32, torch.float64):
         seconds = iteration(Grid((64, 64), "euclidean"), 8, dtype, 1, 3)
         row("iteration, \\|x - y\\|, 64 x 64", dtype, 4 * 64**4, seconds)
+    rounds = rounded(cpu_rounds_factors)()
     for name, (operations, call) in layers().items():
         row(name, torch.float32, operations, best(call))
-        if not name.startswith("legendre") and rounded(cpu_rounds_factors)():
+        if rounds and not name.startswith("legendre"):
             row(name, torch.bfloat16, operations, best(rounded(call)))
 
 

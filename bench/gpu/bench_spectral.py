@@ -266,14 +266,13 @@ def _info(table: str, problem: str, batch: int, dtype: str) -> dict:
 @contextlib.contextmanager
 def _precision(dtype: str):
     """Have torch and the kernels multiply in float32, or in less where they can."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision(PRECISIONS[dtype])
+    before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = dtype != "float32"
     try:
-        yield
+        with models.float32_products(PRECISIONS[dtype]):
+            yield
     finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def _single(x: Tensor) -> Tensor:

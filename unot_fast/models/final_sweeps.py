@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry import Geometry
-from unot_fast.models.inputs import centred
-from unot_fast.solver.dispatch import backend_for, half_step, solve
+from unot_fast.models.inputs import centred, sweep
+from unot_fast.solver.dispatch import backend_for, half_step
 
 _WEIGHT = 1.7
 
@@ -22,10 +22,7 @@ def final_sweeps(
     """
     backend = backend_for("auto", geom, a.device)
     if not g.requires_grad:
-        return solve(
-            a, b, geom, epsilon, g, tol=0.0, criterion="marginal", max_iter=count,
-            overrelaxation=_WEIGHT, backend=backend,
-        ).g  # fmt: skip
+        return sweep(a, b, geom, epsilon, g, count, backend, _WEIGHT)
     scale = epsilon.to(g)[:, None, None]
     f = None
     for _ in range(count):

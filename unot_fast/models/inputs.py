@@ -133,10 +133,11 @@ def iterate(
 
 @torch.no_grad()
 def sweep(
-    a: Tensor, b: Tensor, geom: Geometry, epsilon: Tensor, g: Tensor, count: int, backend: str
-) -> Tensor:
+    a: Tensor, b: Tensor, geom: Geometry, epsilon: Tensor, g: Tensor, count: int, backend: str,
+    weight: float = _WEIGHT,
+) -> Tensor:  # fmt: skip
     """The potential g after overrelaxed iterations."""
-    return solve(a, b, geom, epsilon, g, **_options(count, backend, _WEIGHT)).g
+    return solve(a, b, geom, epsilon, g, **_options(count, backend, weight)).g
 
 
 def _options(count: int, backend: str, weight: float = 1.0) -> dict:
