@@ -130,6 +130,7 @@ def test_errors_are_one_line(train):
         (("--rounds", 1, "--set", "model.cells=[16]"), "cells must be 2 integers; got [16]"),
         (("--rounds", 1, "--set", "adversary=0.25"), "several pairs, of the 4 of a shard"),
         (("--rounds", 1, "--device", "abacus"), "--device"),
+        (("--rounds", 1, "--device", "cpu", "--graphs"), "needs a CUDA device, not cpu"),
     ):
         result = train(*arguments)
         assert result.exit_code != 0

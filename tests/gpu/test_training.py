@@ -7,7 +7,7 @@ import torch
 
 from unot_fast import UNOT
 from unot_fast.models import PRESETS as MODELS
-from unot_fast.training import PRESETS, Trainer
+from unot_fast.training import PRESETS, Graphs, Trainer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,3 +37,17 @@ def test_training_reduces_the_loss(preset):
     before = trainer.validate()
     trainer.run(rounds=20)
     assert trainer.history[-1].validation < before
+
+
+@pytest.mark.parametrize("preset", ["sqeuclidean", "euclidean", "sphere", "fourier"])
+def test_recorded_steps_are_the_same(preset):
+    config = dataclasses.replace(
+        PRESETS[preset], batch=32, batches=2, passes=2, validation=16, resolutions=(16, 18),
+        loss="bootstrap", iterations=5, adversary=0.5,
+    )  # fmt: skip
+    trainer, recorded = Trainer(config, "cuda"), Trainer(config, "cuda", Graphs())
+    for each in (trainer, recorded):
+        each.run(rounds=3)
+    for x, y in zip(trainer.history, recorded.history, strict=True):
+        assert y.loss == pytest.approx(x.loss, rel=1e-3)
+        assert y.validation == pytest.approx(x.validation, rel=1e-3)

@@ -19,7 +19,7 @@ from unot_fast.cli.options import Duration, warn
 from unot_fast.evaluation import CostError
 from unot_fast.evaluation.tables import Table, stages_table
 from unot_fast.models import UNOT
-from unot_fast.training import PRESETS, DivergedError, Row, Trainer, TrainingConfig
+from unot_fast.training import PRESETS, DivergedError, Graphs, Row, Trainer, TrainingConfig
 from unot_fast.training.log import Log
 from unot_fast.training.pairs import Pairs
 from unot_fast.training.processes import own_shards
@@ -56,6 +56,11 @@ _LEAST_BETWEEN_PLOTS = 10.0  # seconds
     is_flag=True,
     help="Keep the weights at stages, and write the errors on what the adversary made there.",
 )
+@click.option(
+    "--graphs",
+    is_flag=True,
+    help="Record the passes of a step as CUDA graphs and replay them. Has not run on a GPU yet.",
+)
 @click.option("--tensorboard", is_flag=True, help="Also write TensorBoard logs.")
 def command(
     preset: str,
@@ -67,6 +72,7 @@ def command(
     save_every: float,
     validate_data: Path | None,
     stages: bool,
+    graphs: bool,
     tensorboard: bool,
 ) -> None:
     """Train a transport network.
@@ -86,12 +92,15 @@ def command(
     if stages and not config.adversary:
         raise click.UsageError("--stages needs an adversary: --set adversary=SHARE")
     device = _device(device)
+    if graphs and not device.startswith("cuda"):
+        raise click.BadParameter(f"needs a CUDA device, not {device}", param_hint="--graphs")
     first = _join(device)
     try:
         own_shards(config.shards)
         cost_error = _cost_error(validate_data, config, device) if first else None
         output.mkdir(parents=True, exist_ok=True)
-        trainer = _trainer(config, output / "checkpoint.pt", device)
+        recorded = Graphs() if graphs else None
+        trainer = _trainer(config, output / "checkpoint.pt", device, recorded)
         if first:
             size = sum(p.numel() for p in trainer.model.parameters())
             click.echo(f"{preset}: {size / 1e6:.2f} million parameters on {device}")
@@ -229,11 +238,11 @@ def _configured(config: TrainingConfig, settings: tuple[str, ...]) -> TrainingCo
         raise click.BadParameter(str(error)) from error
 
 
-def _trainer(config: TrainingConfig, path: Path, device: str) -> Trainer:
+def _trainer(config: TrainingConfig, path: Path, device: str, graphs: Graphs | None) -> Trainer:
     if not path.exists():
-        return Trainer(config, device)
+        return Trainer(config, device, graphs)
     try:
-        trainer = Trainer.load(path, device)
+        trainer = Trainer.load(path, device, graphs)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     if trainer.config != config:

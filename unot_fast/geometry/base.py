@@ -29,6 +29,25 @@ def lasting(function: F) -> F:
     return call
 
 
+def placed(constant: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A constant on a device, copied there once: a copy from the host waits for the device."""
+    key = device, dtype or constant.dtype
+    if key == (constant.device, constant.dtype) or torch.compiler.is_compiling():
+        return constant.to(*key)
+    copies = constant.__dict__.setdefault("_copies", {})
+    if key not in copies:
+        copy = _copy(constant, *key)
+        if type(copy) is not Tensor:  # one of a tracer's
+            return copy
+        copies[key] = copy
+    return copies[key]
+
+
+@lasting
+def _copy(constant: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return constant.to(device, dtype)
+
+
 class Structure(enum.Enum):
     """How a cost factors, which decides how a solve runs."""
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unot_fast.geometry.base import placed
+
 
 def blocks(n: int, m: int) -> Tensor:
     """Share of each of n pixels that lies in each of m equal blocks, shape (m, n)."""
@@ -25,10 +27,10 @@ def pooled(x: Tensor, pools: Sequence[Tensor]) -> Tensor:
             continue
         shape = (*x.shape[: k + 1], m, *x.shape[k + 2 :])
         if k == len(pools) - 1:
-            x = x.reshape(-1, n) @ pool.to(x).T
+            x = x.reshape(-1, n) @ placed(pool, x.device, x.dtype).T
         else:  # bmm, since matmul would transpose and leave a strided result
             lines = x.reshape(math.prod(x.shape[: k + 1]), n, -1)
-            x = torch.bmm(pool.to(x).expand(len(lines), m, n), lines)
+            x = torch.bmm(placed(pool, x.device, x.dtype).expand(len(lines), m, n), lines)
         x = x.reshape(shape)
     return x
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry import Geometry, Sphere, Structure
+from unot_fast.geometry.base import placed
 from unot_fast.models.level import Level
 from unot_fast.ops import Solution, normalise
 from unot_fast.ops.folding import all_values
@@ -153,5 +154,6 @@ def _options(count: int, backend: str, weight: float = 1.0) -> dict:
 def _areas(geom: Geometry, like: Tensor) -> Tensor | float:
     """Share of every point in the uniform measure."""
     if isinstance(geom, Sphere) and geom.weights is not None:
-        return (geom.weights / geom.weights.sum()).to(like)
+        weights = placed(geom.weights, like.device, like.dtype)
+        return weights / weights.sum()
     return 1 / like[0].numel()

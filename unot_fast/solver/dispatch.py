@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry import Coarser, Geometry, LineCost
-from unot_fast.geometry.base import lasting
+from unot_fast.geometry.base import lasting, placed
 from unot_fast.ops import (
     Solution,
     _cuda,
@@ -80,11 +80,11 @@ def prolong(level: Coarser, h: Tensor, epsilon: Tensor, finer: Geometry, backend
     """
     cost = level.prolongation
     if isinstance(cost, LineCost):
-        table, row_class = (x.to(h.device) for x in (cost.table, cost.row_class))
+        table, row_class = (placed(x, h.device) for x in (cost.table, cost.row_class))
         shape = finer.target_shape
         return stationary_lse(h, table, row_class, cost.step, shape, epsilon, backend=backend)
     if isinstance(cost, Tensor):
-        flat = dense_lse(h.flatten(1), cost.to(h.device), epsilon, 1.1 * finer.max_cost)
+        flat = dense_lse(h.flatten(1), placed(cost, h.device), epsilon, 1.1 * finer.max_cost)
         return flat.unflatten(1, finer.target_shape)
     return _separable(h, cost, epsilon, finer.max_cost, backend)
 
@@ -93,5 +93,7 @@ def _separable(
     h: Tensor, costs: tuple[Tensor, ...], epsilon: Tensor, largest: float, backend: str
 ) -> Tensor:
     if len(costs) == 2 and in_range(epsilon, largest):
-        return separable_product_lse(h, [c.to(h.device) for c in costs], epsilon)
-    return separable_lse(h, [c.to(h) for c in costs], epsilon.to(h), backend=backend)
+        return separable_product_lse(h, [placed(c, h.device) for c in costs], epsilon)
+    return separable_lse(
+        h, [placed(c, h.device, h.dtype) for c in costs], epsilon.to(h), backend=backend
+    )

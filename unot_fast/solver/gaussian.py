@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from unot_fast.geometry import Grid, Structure
+from unot_fast.geometry.base import placed
 
 
 def gaussian_start(a: Tensor, b: Tensor, geom: Grid, epsilon: Tensor) -> Tensor:
@@ -41,7 +42,7 @@ def gaussian_start(a: Tensor, b: Tensor, geom: Grid, epsilon: Tensor) -> Tensor:
     inner = _matrix_function(root @ cov_b @ root, lambda s: 1 / ((s + q**2).sqrt() + q))
     slope = root @ inner @ root
 
-    axes = [c.to(b.device) for c in geom.target_coordinates]
+    axes = [placed(c, b.device) for c in geom.target_coordinates]
     g = torch.zeros(b.shape, dtype=torch.float64, device=b.device)
     offset = [_along(x, i, len(axes)) - _per_problem(mean_b[:, i], g) for i, x in enumerate(axes)]
     # |y|^2 - 2 m_a . y - (y - m_b)^T A (y - m_b), up to a constant
@@ -64,7 +65,7 @@ def _per_problem(x: Tensor, like: Tensor) -> Tensor:
 def _moments(mass: Tensor, coordinates: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """Mean (B, d) and covariance (B, d, d), from one- and two-axis marginals."""
     d = len(coordinates)
-    axes = [c.to(mass.device) for c in coordinates]
+    axes = [placed(c, mass.device) for c in coordinates]
     marginals = [mass.sum([k + 1 for k in range(d) if k != i]) if d > 1 else mass for i in range(d)]
     mean = torch.stack([p @ x for p, x in zip(marginals, axes, strict=True)], -1)
     cov = mass.new_zeros((mass.shape[0], d, d))
@@ -80,5 +81,14 @@ def _moments(mass: Tensor, coordinates: tuple[Tensor, ...]) -> tuple[Tensor, Ten
 
 
 def _matrix_function(matrix: Tensor, function) -> Tensor:
+    """A function of symmetric matrices without negative eigenvalues, (B, d, d), by those."""
+    if matrix.shape[-1] == 2:  # as `eigh` is no part of a CUDA graph
+        x, y, z = matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, 0, 1]
+        middle, radius = (x + y) / 2, torch.hypot((x - y) / 2, z)
+        values = torch.stack([middle - radius, middle + radius], -1).clamp_min(0)
+        low, high = function(values).unbind(-1)
+        slope = torch.where(radius > 0, (high - low) / (2 * radius), 0.0)[:, None, None]
+        shift = (low + high)[:, None, None] / 2 - slope * middle[:, None, None]
+        return slope * matrix + shift * torch.eye(2, dtype=matrix.dtype, device=matrix.device)
     values, vectors = torch.linalg.eigh(matrix)
     return vectors * function(values.clamp_min(0)).unsqueeze(-2) @ vectors.mT

@@ -41,6 +41,13 @@ class Batch:
     inputs: Inputs
     target: Tensor | None
 
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        return self.a, self.b, self.epsilon, *self.inputs, self.target
+
+    def of(self, a, b, epsilon, planes, scalars, start, target) -> Batch:
+        """One with other `tensors`, on the same level."""
+        return Batch(a, b, self.level, epsilon, Inputs(planes, scalars, start), target)
+
 
 class Pairs:
     """Source of batches for a model.
@@ -79,16 +86,19 @@ class Pairs:
         made = round(count * self.config.adversary) if self.adversary is not None else 0
         sides = []
         if made:
-            sides.append(self.made(made, generator, level))
+            sides.append(self.made(self.noise(made, generator), level))
         if made < count:
             sides.append(self._random_pairs(count - made, generator, level))
         a, b = (torch.cat(side) for side in zip(*sides, strict=True))
         return self.batch(a, b, level, self.epsilons(count, generator, level))
 
-    def made(self, count: int, generator: torch.Generator, level: Level) -> tuple[Tensor, Tensor]:
+    def noise(self, count: int, generator: torch.Generator) -> Tensor:
+        """What the adversary makes pairs of."""
+        n = self.adversary.noise
+        return torch.randn((count, 2, n, n), generator=generator).to(self.device)
+
+    def made(self, z: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         """Pairs from the adversary, on the network's grid; they carry its gradient."""
-        noise = self.adversary.noise
-        z = torch.randn((count, 2, noise, noise), generator=generator).to(self.device)
         a, b = self.adversary.pair(z, level.grid.shape)
         return level.pool(a), level.pool(b)
 

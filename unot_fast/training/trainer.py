@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from unot_fast.models import UNOT
+from unot_fast.models.level import Level
 from unot_fast.training import checkpoint
 from unot_fast.training.adversary import adversary
 from unot_fast.training.config import TrainingConfig
+from unot_fast.training.graphs import Graphs
 from unot_fast.training.loss import potential_loss
 from unot_fast.training.pairs import Batch, Pairs, bootstrap, moved_batch, symmetries
 from unot_fast.training.processes import (
@@ -69,6 +72,8 @@ class Trainer:
     ----------
     config : TrainingConfig
     device : torch.device
+    graphs : Graphs, optional
+        Records forward and backward passes and replays them; see `Graphs`.
 
     Attributes
     ----------
@@ -85,8 +90,13 @@ class Trainer:
     >>> model = trainer.average
     """
 
-    def __init__(self, config: TrainingConfig, device: torch.device | str = "cpu"):
-        self.config, self.device = config, torch.device(device)
+    def __init__(
+        self,
+        config: TrainingConfig,
+        device: torch.device | str = "cpu",
+        graphs: Graphs | None = None,
+    ):
+        self.config, self.device, self._graphs = config, torch.device(device), graphs
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = UNOT(config.model).to(self.device)
@@ -106,6 +116,7 @@ class Trainer:
         self.pairs = Pairs(self.model, config, self.adversary)
         self.history: list[Row] = []
         self.steps = 0
+        self._loss = torch.zeros((), device=self.device)  # of the parts of a step
         self._held_back: Batch | None = None
 
     def run(
@@ -204,7 +215,9 @@ class Trainer:
         checkpoint.save(state, Path(path))
 
     @classmethod
-    def load(cls, path: Path, device: torch.device | str = "cpu") -> Trainer:
+    def load(
+        cls, path: Path, device: torch.device | str = "cpu", graphs: Graphs | None = None
+    ) -> Trainer:
         """The training as it was when the checkpoint was written.
 
         Raises
@@ -214,7 +227,7 @@ class Trainer:
         """
         state = checkpoint.load(Path(path))
         try:
-            trainer = cls(TrainingConfig(**state["training"]), device)
+            trainer = cls(TrainingConfig(**state["training"]), device, graphs)
             trainer._restore(state)
         except (KeyError, TypeError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
@@ -262,19 +275,13 @@ class Trainer:
         return float(total) / steps, steps * config.batch
 
     def _step(self, parts: list[Batch], turn: int, rate: float) -> Tensor:
-        self.optimiser.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
+        self._clear_gradients(self.model)
+        self._loss.zero_()
         for part in parts:
             part = moved_batch(part, turn % symmetries(part.level))
-            prediction = self._predict(part)
-            target = part.target
-            if target is None:
-                target = bootstrap(part, prediction, self.config.iterations)
-            loss = potential_loss(prediction, target, part.b, self.config.huber)
-            loss = loss / self.config.shards
-            with self._products():
-                loss.backward()
-            total += loss.detach()
+            # The grid counts for targets alone.
+            key = part.level if part.target is None else "network"
+            self._call(key, lambda *x, of=part.of: self._learn(of(*x)), part.tensors(), self.model)
         sum_gradients(self.model)
         self.steps += 1
         for group in self.optimiser.param_groups:
@@ -285,28 +292,65 @@ class Trainer:
         with torch.no_grad():
             for mean, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 mean.lerp_(new, 1 - decay)
-        return total
+        return self._loss
+
+    def _learn(self, part: Batch) -> None:
+        """Add the loss of some pairs, and its gradients."""
+        prediction = self._predict(part)
+        target = part.target
+        if target is None:
+            target = bootstrap(part, prediction, self.config.iterations)
+        loss = potential_loss(prediction, target, part.b, self.config.huber)
+        loss = loss / self.config.shards
+        with self._products():
+            loss.backward()
+        self._loss += loss.detach()
 
     def _generator_step(self, places: list[torch.Generator]) -> None:
         """Ascent of the loss in the generator, which the network's inputs depend on."""
         size = self.config.batch // self.config.shards
         self.model.requires_grad_(False)
-        self.generator_optimiser.zero_grad(set_to_none=True)
+        self._clear_gradients(self.adversary)
+        level = self.pairs.level(self.adversary.n)
         for random in places:
-            level = self.pairs.level(self.adversary.n)
-            a, b = self.pairs.made(size, random, level)
+            z = self.pairs.noise(size, random)
             epsilon = self.pairs.epsilons(size, random, level)
-            part = Batch(a, b, level, epsilon, self.model.inputs(a, b, level, epsilon), None)
-            prediction = self._predict(part)
-            part = dataclasses.replace(part, a=a.detach(), b=b.detach())
-            with torch.no_grad():
-                target = bootstrap(part, prediction, self.config.iterations)
-            loss = -potential_loss(prediction, target, part.b, self.config.huber)
-            with self._products():
-                (loss / self.config.shards).backward()
+            call = functools.partial(self._resist, level)
+            self._call("generator", call, (z, epsilon), self.adversary)
         self.model.requires_grad_(True)
         sum_gradients(self.adversary)
         self.generator_optimiser.step()
+
+    def _resist(self, level: Level, z: Tensor, epsilon: Tensor) -> None:
+        """Add the generator's gradients on the pairs it makes of noise."""
+        a, b = self.pairs.made(z, level)
+        part = Batch(a, b, level, epsilon, self.model.inputs(a, b, level, epsilon), None)
+        prediction = self._predict(part)
+        part = dataclasses.replace(part, a=a.detach(), b=b.detach())
+        with torch.no_grad():
+            target = bootstrap(part, prediction, self.config.iterations)
+        loss = -potential_loss(prediction, target, part.b, self.config.huber)
+        with self._products():
+            (loss / self.config.shards).backward()
+
+    def _clear_gradients(self, module: nn.Module) -> None:
+        """In place for graphs, which know them by their addresses."""
+        for p in module.parameters():
+            if self._graphs is None:
+                p.grad = None
+            elif p.grad is None:
+                p.grad = torch.zeros_like(p)
+            else:
+                p.grad.zero_()
+
+    def _call(
+        self, key: Hashable, call: Callable, tensors: Sequence[Tensor | None], module: nn.Module
+    ) -> None:
+        """``call(*tensors)``, which adds to the loss and the gradients of ``module``."""
+        if self._graphs is None:
+            return call(*tensors)
+        changed = [self._loss, *module.buffers(), *(p.grad for p in module.parameters())]
+        self._graphs(key, call, tensors, changed)
 
     def _predict(self, part: Batch) -> Tensor:
         low = self.config.precision == "bfloat16"
