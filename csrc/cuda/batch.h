@@ -66,7 +66,8 @@ class BatchSolver {
       double top = 0;
       for (int i = thread(); i < lines.classes * lines.length; i += threads())
         top = most(top, lines.table[i]);
-      shared_.cost[0] = {{alone_.largest(top, parity_), 0.0}, {false, false}};
+      top = alone_.largest(top, parity_);
+      if (thread() == 0) shared_.cost[0] = {{top, 0.0}, {false, false}};
       block_barrier();
       return;
     }
@@ -241,7 +242,8 @@ class BatchSolver {
       return;
     if (state.next == Phase::kDone && l == 0) return;
     to_nats(level, state);
-    InLogs solve(level, space<double>(), mean(level.group), parity_);
+    const Space<double> arrays = space<double>();
+    InLogs solve(level, arrays, mean(level.group), parity_);
     if (state.next != Phase::kDone) solve(control, state);
     if constexpr (Cost::kLevels)
       if (l) prolong_potentials(level, l, steps, solve, state);

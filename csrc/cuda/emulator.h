@@ -1,7 +1,8 @@
 // The processor of device.h on the host: every thread of a cluster is a fiber that runs until it
 // has to wait. Tests run kernels here; shared memory starts as NaN, and UNOT_FAST_EMULATOR_ORDER
 // (0 forward, 1 backward, other: a permutation) sets the order in which threads get their turn,
-// which the results of a correct kernel do not depend on.
+// which the results of a correct kernel do not depend on. Compiled with -fsanitize=thread, its kernels
+// tell tests/cuda/races.cpp of every access.
 #pragma once
 
 #include <setjmp.h>
@@ -24,6 +25,29 @@
 #define NOINLINE
 #define GRID_CONSTANT
 #define MOST_THREADS(count)
+
+#ifdef __SANITIZE_THREAD__
+extern "C" {
+// Accesses are those of this thread from now on, but for those to its stack; of no thread.
+void watch_thread(int cluster, int block, int thread, const void* stack, size_t stack_bytes);
+void watch_nothing();
+// A launch begins, memory ends, a read that goes unseen else.
+void watch_launch();
+void watch_end(const void* memory, size_t bytes);
+void watch_read(const void* memory, size_t bytes);
+// All threads of a block have met, or of the cluster.
+void watch_block_barrier(int block);
+void watch_cluster_barrier();
+}
+#else
+inline void watch_thread(int, int, int, const void*, size_t) {}
+inline void watch_nothing() {}
+inline void watch_launch() {}
+inline void watch_end(const void*, size_t) {}
+inline void watch_read(const void*, size_t) {}
+inline void watch_block_barrier(int) {}
+inline void watch_cluster_barrier() {}
+#endif
 
 namespace {
 
@@ -55,17 +79,28 @@ class Emulator {
 
   void run(const std::function<void()>& body) {
     current() = this;
+    watch_launch();
     for (index_ = 0; index_ < clusters_; ++index_) run_cluster(body);
     current() = nullptr;
   }
 
   Fiber& fiber() { return *active_; }
+  // What the emulator itself does is nobody's access.
+  struct Unwatched {
+    Unwatched() { watch_nothing(); }
+    ~Unwatched() { current()->watch(); }
+  };
   int threads() const { return threads_; }
   int cluster() const { return cluster_; }
   int clusters() const { return clusters_; }
   int index() const { return index_; }
 
   char* shared(int block) { return shared_[block].get() + kGuard; }
+  // For an access from another block, which has to end before this one does.
+  char* shared_of_running(int block) {
+    if (running_[block] == 0) fail("an access to a block that has ended");
+    return shared(block);
+  }
   int block_of(const void* p) const {
     for (int block = 0; block < cluster_; ++block) {
       const char* start = shared_[block].get() + kGuard;
@@ -77,6 +112,7 @@ class Emulator {
   // `last` runs once, when all members have come.
   template <class F>
   void meet(Meeting& meeting, F last) {
+    Unwatched unwatched;
     if (++meeting.arrived == meeting.members) {
       last();
       meeting.arrived = 0;
@@ -87,14 +123,15 @@ class Emulator {
     while (meeting.generation == generation) yield();
   }
   void block_barrier() {
-    meet(blocks_[active_->block], [] {});
+    meet(blocks_[active_->block], [this] { watch_block_barrier(active_->block); });
   }
   void cluster_barrier() {
-    meet(all_, [] {});
+    meet(all_, [] { watch_cluster_barrier(); });
   }
   // combine(operands of the 32 lanes) once per warp.
   template <class Operands, class F>
   void warp_together(const Operands& own, F combine) {
+    Unwatched unwatched;
     active_->operands = &own;
     const int first = (active_->block * threads_ + active_->thread) / kLanes * kLanes;
     meet(warps_[first / kLanes], [&] {
@@ -132,6 +169,7 @@ class Emulator {
     set_order(count);
     body_ = &body;
     left_ = count;
+    running_.assign(cluster_, threads_);
     for (int i = 0; i < count; ++i) {
       fibers_[i].thread = i % threads_;
       fibers_[i].block = i / threads_;
@@ -139,7 +177,10 @@ class Emulator {
     }
     place_ = 0;
     if (!_setjmp(finished_)) start_or_resume();
-    for (int block = 0; block < cluster_; ++block) check_guards(block);
+    for (int block = 0; block < cluster_; ++block) {
+      check_guards(block);
+      watch_end(shared(block), shared_bytes_);
+    }
   }
   void set_order(int count) {
     const char* setting = std::getenv("UNOT_FAST_EMULATOR_ORDER");
@@ -174,10 +215,17 @@ class Emulator {
     setcontext(&context);
     std::abort();
   }
+  void watch() {
+    const Fiber& f = *active_;
+    watch_thread(index_, f.block, f.thread, f.stack.data(), kStack);
+  }
   static void enter() {
     Emulator& self = *current();
+    self.watch();
     (*self.body_)();
+    watch_nothing();
     self.active_->done = true;
+    --self.running_[self.active_->block];
     if (--self.left_ == 0) _longjmp(self.finished_, 1);
     self.start_or_resume();
   }
@@ -194,6 +242,7 @@ class Emulator {
   std::vector<Fiber> fibers_;
   std::vector<int> order_;
   std::vector<bool> started_;
+  std::vector<int> running_;  // threads of each block
   std::vector<Meeting> blocks_, warps_;
   Meeting all_;
   Fiber* active_ = nullptr;
@@ -213,7 +262,7 @@ template <class T>
 T* in_block(T* p, int rank) {
   Emulator& e = *Emulator::current();
   const char* at = reinterpret_cast<const char*>(p);
-  return reinterpret_cast<T*>(e.shared(rank) + (at - e.shared(e.block_of(p))));
+  return reinterpret_cast<T*>(e.shared_of_running(rank) + (at - e.shared(e.block_of(p))));
 }
 
 template <class T>
@@ -283,6 +332,7 @@ inline void load_matrices(const float* row, float (&x)[4]) {
     float* x;
   };
   if (reinterpret_cast<uintptr_t>(in_shared(row)) % 16) std::abort();
+  watch_read(row, 16);
   Emulator::current()->warp_together(Operands{row, x}, [](const Operands** lanes) {
     for (int i = 0; i < kLanes; ++i)
       for (int q = 0; q < 4; ++q) lanes[i]->x[q] = lanes[8 * q + i / 4]->row[i % 4];
@@ -297,6 +347,9 @@ struct alignas(2 * sizeof(T)) Pair {
   T x, y;
 };
 
-inline int fetch_add(int* counter) { return (*counter)++; }
+inline int fetch_add(int* counter) {
+  Emulator::Unwatched unwatched;
+  return (*counter)++;
+}
 
 }  // namespace

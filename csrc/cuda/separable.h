@@ -143,6 +143,7 @@ class SeparableProduct {
     kernel_.weight();
     block_barrier();
     T sum = weighted_sum();
+    block_barrier();  // S and the operand share their place, not their rows
     enter();
     level_.group.barrier();  // everyone is done with what stands between the axes
     last_axis(level_.group, space_, level_.m, kernel_.forward(1, 0), level_.n.padded1());
