@@ -273,6 +273,7 @@ def _column_kernel(
     k = tl.load(n_iters + problem)
     w = tl.where(ADAPTIVE & (k == 0), 1.0, tl.load(control + problem * 5))
     error = _relax(b + at, log_b + at, g + at, total + at, h + at, size, w, BLOCK)
+    tl.debug_barrier()  # all threads have read what one writes here
     tl.store(error_g + problem, error)
     tl.store(n_iters + problem, k + 1)
 
