@@ -8,6 +8,7 @@ and compilation are set up beforehand and not timed; a start other than a consta
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -246,6 +247,30 @@ class SeparableLSE(_Torch):
             return f, g
 
         return solve, lambda state: tuple(eps * x.double() for x in state)
+
+
+class CompiledLSE(SeparableLSE):
+    """The same, an iteration under ``torch.compile``; plain iterations only."""
+
+    title = "torch separable logsumexp, compiled"
+
+    def solver(self, problem, weight):
+        if weight != 1.0:
+            raise Unavailable("plain iterations only")
+        solve, potentials = super().solver(problem, weight)
+        eps = problem.epsilon
+
+        @functools.partial(torch.compile, fullgraph=True, dynamic=False)
+        def iteration(a, b, g):
+            return solve(a, b, eps * g, 1)
+
+        def loop(a, b, g, iterations):
+            g = g / eps
+            for _ in range(iterations):
+                f, g = iteration(a, b, g)
+            return f, g
+
+        return loop, potentials
 
 
 class DenseExp(_Torch):

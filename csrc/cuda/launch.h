@@ -23,10 +23,28 @@ inline int describe(int index, Device* device) {
   return get(&device->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
 }
 
+// The calling thread's device, until the end of a scope.
+class OnDevice {
+ public:
+  explicit OnDevice(int index) {
+    error_ = cudaGetDevice(&before_);
+    if (!error_ && before_ != index) error_ = cudaSetDevice(index);
+  }
+  ~OnDevice() { cudaSetDevice(before_); }
+  OnDevice(const OnDevice&) = delete;
+
+  int error() const { return int(error_); }
+
+ private:
+  int before_ = 0;
+  cudaError_t error_;
+};
+
 template <class Arguments>
 int launch(void (*kernel)(Arguments), const Arguments& arguments, const Shape& shape, int device,
            void* stream) {
-  if (const cudaError_t error = cudaSetDevice(device)) return int(error);
+  const OnDevice here(device);
+  if (here.error()) return here.error();
   const auto function = reinterpret_cast<const void*>(kernel);
   if (const cudaError_t error = cudaFuncSetAttribute(
           function, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared_bytes)))
@@ -43,7 +61,9 @@ int launch(void (*kernel)(Arguments), const Arguments& arguments, const Shape& s
   config.numAttrs = 1;
   return int(cudaLaunchKernelEx(&config, kernel, arguments));
 }
-inline int clear(void* memory, size_t bytes, void* stream) {
+inline int clear(void* memory, size_t bytes, int device, void* stream) {
+  const OnDevice here(device);
+  if (here.error()) return here.error();
   return int(cudaMemsetAsync(memory, 0, bytes, static_cast<cudaStream_t>(stream)));
 }
 inline const char* error_text(int error) { return cudaGetErrorString(cudaError_t(error)); }
@@ -66,7 +86,7 @@ int launch(void (*kernel)(Arguments), const Arguments& arguments, const Shape& s
   });
   return 0;
 }
-inline int clear(void* memory, size_t bytes, void*) {
+inline int clear(void* memory, size_t bytes, int, void*) {
   std::memset(memory, 0, bytes);
   return 0;
 }

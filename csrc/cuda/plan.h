@@ -125,7 +125,7 @@ inline int run_plan(void (*kernel)(Arguments), Arguments& args, const Plan& plan
   args.next_problem = static_cast<int*>(scratch);
   args.scratch = static_cast<char*>(scratch) + 128;
   if (args.batch > plan.clusters)
-    if (const int error = clear(scratch, sizeof(int), stream)) return error;
+    if (const int error = clear(scratch, sizeof(int), device, stream)) return error;
   const Shape shape{plan.clusters, plan.cluster, plan.threads, plan.shared_bytes};
   return launch(kernel, args, shape, device, stream);
 }

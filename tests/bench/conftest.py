@@ -16,6 +16,7 @@ def no_device(monkeypatch):
     monkeypatch.setattr(timing, "times", times)
     monkeypatch.setattr(timing, "capture", lambda call: call)
     for name, value in (
-        ("is_available", True), ("get_device_capability", (9, 0)), ("get_device_name", "none")
+        ("is_available", True), ("get_device_capability", (9, 0)), ("get_device_name", "none"),
+        ("synchronize", None),
     ):  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)

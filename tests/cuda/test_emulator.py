@@ -43,9 +43,9 @@ def link_watched(target, sources, folder, *flags):
     subprocess.run([*command, "-o", str(target)], check=True)
 
 
-def run(library, *arguments, **environment):
+def run(library, *arguments, cases=CASES, **environment):
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CASES), *arguments],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases), *arguments],
         env=os.environ | {"UNOT_FAST_EMULATOR": str(library)} | environment,
         cwd=ROOT,
         capture_output=True,
@@ -58,6 +58,8 @@ def run(library, *arguments, **environment):
 def test_kernels_in_the_emulator(tmp_path):
     build(tmp_path / "emulator.so", "-O3", *WARNINGS)
     run(tmp_path / "emulator.so")
+    rehearsal = ROOT / "tests" / "bench" / "rehearse_gpu_sinkhorn.py"
+    run(tmp_path / "emulator.so", cases=rehearsal, TRITON_INTERPRET="1")
 
 
 def test_kernels_have_no_races(tmp_path):
