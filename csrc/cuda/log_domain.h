@@ -12,6 +12,7 @@ class LogSolve {
  public:
   DEVICE LogSolve(const Level& level, const Space<double>& space, double* mean, int& parity)
       : level_(level), space_(space), parity_(parity), log_(level, space, mean) {}
+  LogSolve(const Level&, const Space<double>&&, double*, int&) = delete;  // it would not last
 
   // f and g of the level are in nats.
   DEVICE NOINLINE void operator()(Control& control, State& state) {

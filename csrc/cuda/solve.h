@@ -43,6 +43,7 @@ class ScalingSolve {
  public:
   DEVICE ScalingSolve(const Level& level, const Space<T>& space, int& parity)
       : level_(level), space_(space), parity_(parity), product_(level, space) {}
+  ScalingSolve(const Level&, const Space<T>&&, int&) = delete;  // it would not last
 
   // From f and g of the level until the solve is done, a sum leaves the range or tf32 has done its
   // part; the scalings are then in this object's arrays. False, with nothing changed, where f and g
