@@ -4,8 +4,8 @@
 
 // Coefficients are (batch, channels, 2, modes), weights (in, out, modes, 2) and biases (out, modes,
 // 2), of floats where single is set, whose products round their factors to bfloat16 where rounded
-// is. bias may be null; dweight and dbias too, if they are not asked for. kept is what the GELU is
-// of, like y, which the forward pass leaves for the backward pass; null where it is to be computed
+// is. bias may be null; dweight and dbias too, if they are not asked for. kept, like y, is the slope
+// of the GELU, which the forward pass leaves for the backward pass; null where it is to be computed
 // again.
 struct MixingArguments {
   int64_t batch, in, out, modes;
@@ -135,7 +135,7 @@ template <class T, class F>
 class Mixing {
  public:
   // What becomes of a sum z: z + bias, if there is one, and its GELU or dy times the slope of that.
-  // z itself goes to `kept`, if there is one.
+  // That slope goes to `kept`, if there is one.
   struct Finish {
     const T* bias;
     bool gelu;
@@ -247,10 +247,10 @@ class Mixing {
       }
   }
   void finish(Vec<T> z, int64_t count, int64_t at, T* out) const {
-    if (finish_.kept) store_some(finish_.kept + at, z, count);
     if (finish_.gelu) {
       const auto g = gelu(z);
       z = g.value;
+      if (finish_.kept) store_some(finish_.kept + at, g.slope, count);
       if (finish_.dy) z = g.slope * load_some(finish_.dy + at, count);
     }
     store_some(out + at, z, count);
@@ -353,17 +353,17 @@ void forward(const MixingArguments& args, T* y, const T* dy, T* kept) {
   });
 }
 
-// dz from dy and what the GELU is of.
+// dz from dy and the slope of the GELU.
 template <class T>
 void through_gelu(const MixingArguments& args, T* dz) {
-  const T *z = static_cast<const T*>(args.kept), *dy = static_cast<const T*>(args.dy);
+  const T *slope = static_cast<const T*>(args.kept), *dy = static_cast<const T*>(args.dy);
   const int64_t size = args.batch * args.out * 2 * args.modes;
   for_each_stretch(
       blocks<T>(size), args.threads, [] { return 0; },
       [&](int, int64_t from, int64_t to) {
         for (int64_t i = from * W<T>; i < std::min(to * W<T>, size); i += W<T>) {
           const int64_t count = std::min<int64_t>(W<T>, size - i);
-          store_some(dz + i, gelu(load_some(z + i, count)).slope * load_some(dy + i, count), count);
+          store_some(dz + i, load_some(slope + i, count) * load_some(dy + i, count), count);
         }
       });
 }

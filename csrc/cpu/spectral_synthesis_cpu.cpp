@@ -11,8 +11,8 @@
 // null where the argument is or they are not asked for; those but dx are added to. For them,
 // adjoint_first (m0, n0, 2) and adjoint_last (m1, n1, 2) are the conjugate transposes of first and
 // last. Without first, c is (batch, out, n0, 2, m1), and so is dc. kept (batch, out, n0, n1) is what
-// the first activation is of, which the forward pass leaves for the backward pass; null where it is
-// to be computed again.
+// the forward pass leaves for the backward pass, of the first activation what it is of, or where
+// nothing comes after it its slope; null where that is to be computed again.
 struct SynthesisArguments {
   int64_t batch, in, out;
   TransformShape shape;
@@ -160,8 +160,7 @@ class SynthesisLayer {
                          column, width_, h);
     if (args_.skip) skip_.times(x, h, true);
   }
-  // h from the products, with what it is the activation of in `kept` and the slope of that, unless
-  // these are null.
+  // h from the products, with what is kept of the activation and its slope, unless these are null.
   void enter(const T* x, T* h, T* kept, T* slope) const {
     const bool gated = gate_;
     for (int64_t o = 0; o < args_.out; ++o) {
@@ -169,8 +168,8 @@ class SynthesisLayer {
       for (int64_t i = o * width_; i < (o + 1) * width_; i += W<T>) {
         Vec<T> z = load(h + i) + bias;
         if (gated) z += gate * load(x + i);
-        if (kept) store(kept + i, z);
-        activate(z, i, h, slope);
+        if (kept && mlp_) store(kept + i, z);
+        activate(z, i, h, kept && !mlp_ ? kept : slope);
       }
     }
   }
@@ -189,7 +188,10 @@ class SynthesisLayer {
   // y is dy, and x becomes its own gradient.
   void gradients(int64_t line, int64_t column, T* x, const T* kept, T* y) {
     T* dz = y;
-    if (kept) {
+    const T* slope = slope_.data();
+    if (kept && !mlp_) {
+      slope = kept;
+    } else if (kept) {
       for (int64_t i = 0; i < args_.out * width_; i += W<T>)
         activate(load(kept + i), i, z_.data(), slope_.data());
     } else if (args_.gelu || mlp_) {
@@ -205,7 +207,7 @@ class SynthesisLayer {
     for (int64_t o = 0; o < args_.out; ++o) {
       Vec<T> total{}, with_x{};
       for (int64_t i = o * width_; i < (o + 1) * width_; i += W<T>) {
-        if (!linear) store(dz + i, load(dz + i) * load(&slope_[i]));
+        if (!linear) store(dz + i, load(dz + i) * load(slope + i));
         total += load(dz + i);
         if (gated) with_x += load(dz + i) * load(x + i);
       }

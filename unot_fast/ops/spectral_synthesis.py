@@ -182,8 +182,8 @@ def spectral_synthesis(
                 + \gamma x(i)\bigr)
 
     Where there is no ``w1``, y is h, with the term of the gate in its sum. Nothing between the
-    arguments and y is written to memory, but for what the inner activation is of, which the CPU
-    keeps for a backward pass.
+    arguments and y is written to memory, but for what the CPU keeps of the inner activation for a
+    backward pass.
 
     Parameters
     ----------
