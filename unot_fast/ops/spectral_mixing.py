@@ -141,7 +141,7 @@ def spectral_mixing(
     .. math:: \mathrm{out}_b(o, k)
         = \sigma\Bigl(\sum_i c_b(i, k)\, w(i, o, k) + \beta(o, k)\Bigr)
 
-    For the backward pass the arguments are kept, and on the CPU what the GELU is of.
+    For the backward pass the arguments are kept, and on the CPU the slope of the GELU.
 
     Parameters
     ----------
