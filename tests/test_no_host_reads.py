@@ -1,6 +1,7 @@
 """What a GPU runs without waiting: on meta tensors, which have a device of their own and no values.
 
-A tensor that was left on the CPU is an error there, and so is reading a number.
+An operator that mixes them with tensors on the CPU is an error there, and so is reading a number.
+In steps that are recorded copies from the CPU are, too.
 """
 
 import contextlib
@@ -8,6 +9,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import unot_fast
 from tests.training.test_graphs import small
@@ -18,6 +20,27 @@ from unot_fast.solver import dispatch
 from unot_fast.training import Graphs, Trainer
 
 META = torch.device("meta")
+
+
+class NoCopies(TorchDispatchMode):
+    """Nothing comes from the CPU."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in ("_to_copy", "copy_"):
+            results = func(*args, **(kwargs or {}))
+            assert results.device == args[-1].device, func
+            return results
+        return func(*args, **(kwargs or {}))
+
+
+def record(call):
+    """As for a CUDA graph: after a call to warm up."""
+    call()
+    with NoCopies():
+        call()
+    return call
+
+
 GEOMETRIES = {
     "sqeuclidean": Grid((20, 20)),
     "sqeuclidean 3-D": Grid((6, 6, 6)),
@@ -89,7 +112,7 @@ def test_steps_of_a_training(config, recorded, monkeypatch):
 
     for name in ("AdamW", "Adam"):  # fused ones do not know the device
         monkeypatch.setattr(torch.optim, name, plain(getattr(torch.optim, name)))
-    graphs = Graphs(lambda call: (call(), call)[1]) if recorded else None
+    graphs = Graphs(record) if recorded else None
     trainer = Trainer(dataclasses.replace(config, batch=8), META, graphs)
     parts = [trainer.pairs.draw(8, trainer.pairs.random(0, 0, 0))]
     for turn in (0, 5):

@@ -22,7 +22,7 @@ DEVICE = "cuda"
 EPSILON = 0.01
 ITERATIONS = 100
 FIRST = (64, 64)
-"""n and batch of what the aims are about."""
+"""n and batch of what the aims are about; of the photographs n too."""
 SIZES = (64, 28, 16, 128, 256)
 BATCHES = (1, 32, 256, 1024)
 STATIONARY = ((28, 64), (1, 64))
@@ -110,6 +110,8 @@ def aims(results: dict) -> list[str]:
     best: dict[tuple, float] = {}
     for row in results["benchmarks"]:
         info = row["extra_info"]
+        if info["dtype"] != "float32" or info["n"] != FIRST[0]:
+            continue
         key = info["table"], info["batch"], row["name"].rpartition(", ")[0]
         best[key] = min(best.get(key, math.inf), row["stats"]["min"] / info["divisor"])
     lines, (n, batch) = [], FIRST
@@ -129,7 +131,7 @@ def aims(results: dict) -> list[str]:
         time = best.get((TO_PERCENT, pairs, f"{_kernel('cuda')}, one iteration"))
         if time is not None:
             aim = f"{seconds(time)} a pair, aim {seconds(limit)}"
-            lines.append(f"photographs of 64 x 64 to 1 %, start included, B = {pairs}: {aim}")
+            lines.append(f"photographs of {n} x {n} to 1 %, start included, B = {pairs}: {aim}")
     return lines
 
 

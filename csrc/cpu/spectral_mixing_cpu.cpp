@@ -4,9 +4,9 @@
 
 // Coefficients are (batch, channels, 2, modes), weights (in, out, modes, 2) and biases (out, modes,
 // 2), of floats where single is set, whose products round their factors to bfloat16 where rounded
-// is. bias may be null; dweight and dbias too, if they are not asked for. kept, like y, is the slope
-// of the GELU, which the forward pass leaves for the backward pass; null where it is to be computed
-// again.
+// is. bias may be null; dweight and dbias too, if they are not asked for. kept, like y, is the
+// slope of the GELU, which the forward pass leaves for the backward pass; null where it is to be
+// computed again.
 struct MixingArguments {
   int64_t batch, in, out, modes;
   int single, rounded, gelu;

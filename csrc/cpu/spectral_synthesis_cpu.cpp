@@ -163,13 +163,15 @@ class SynthesisLayer {
   // h from the products, with what is kept of the activation and its slope, unless these are null.
   void enter(const T* x, T* h, T* kept, T* slope) const {
     const bool gated = gate_;
+    T* const sums = mlp_ ? kept : nullptr;
+    if (kept && !mlp_) slope = kept;
     for (int64_t o = 0; o < args_.out; ++o) {
       const T bias = entry(args_.bias, o, T(0)), gate = entry(gate_, o, T(0));
       for (int64_t i = o * width_; i < (o + 1) * width_; i += W<T>) {
         Vec<T> z = load(h + i) + bias;
         if (gated) z += gate * load(x + i);
-        if (kept && mlp_) store(kept + i, z);
-        activate(z, i, h, kept && !mlp_ ? kept : slope);
+        if (sums) store(sums + i, z);
+        activate(z, i, h, slope);
       }
     }
   }

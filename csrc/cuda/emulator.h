@@ -1,8 +1,8 @@
 // The processor of device.h on the host: every thread of a cluster is a fiber that runs until it
 // has to wait. Tests run kernels here; shared memory starts as NaN, and UNOT_FAST_EMULATOR_ORDER
 // (0 forward, 1 backward, other: a permutation) sets the order in which threads get their turn,
-// which the results of a correct kernel do not depend on. Compiled with -fsanitize=thread, its kernels
-// tell tests/cuda/races.cpp of every access.
+// which the results of a correct kernel do not depend on. Compiled with -fsanitize=thread, its
+// kernels tell tests/cuda/races.cpp of every access.
 #pragma once
 
 #include <setjmp.h>

@@ -28,15 +28,19 @@ class OnDevice {
  public:
   explicit OnDevice(int index) {
     error_ = cudaGetDevice(&before_);
-    if (!error_ && before_ != index) error_ = cudaSetDevice(index);
+    moved_ = !error_ && before_ != index;
+    if (moved_) error_ = cudaSetDevice(index);
   }
-  ~OnDevice() { cudaSetDevice(before_); }
+  ~OnDevice() {
+    if (moved_) cudaSetDevice(before_);
+  }
   OnDevice(const OnDevice&) = delete;
 
   int error() const { return int(error_); }
 
  private:
   int before_ = 0;
+  bool moved_;
   cudaError_t error_;
 };
 

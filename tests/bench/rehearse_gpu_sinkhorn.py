@@ -5,12 +5,14 @@ import json
 import pytest
 import torch
 
+pytest.importorskip("triton")
+
 from bench import peers, report
 from bench.gpu import bench_sinkhorn, timing
 from bench.gpu.ledger import LEDGER
 
 SIZES = {
-    "FIRST": (9, 2), "SIZES": (9,), "BATCHES": (2,), "STATIONARY": ((9,), (1,)),
+    "FIRST": (48, 2), "SIZES": (9,), "BATCHES": (2,), "STATIONARY": ((9,), (1,)),
     "RIVALS": ((9,), (1,)), "PHOTOGRAPHS": (1,), "LIMITS": {1: 60e-6, 3: 0.3e-6},
     "FIELDS": (20, 2), "ITERATIONS": 2, "DEVICE": "cpu",
 }  # fmt: skip

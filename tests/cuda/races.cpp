@@ -1,6 +1,7 @@
 // Finds races in kernels that run in the emulator: two accesses to one place by threads that no
-// barrier comes between, one of them a write. The compiler's -fsanitize=thread calls what is defined
-// here for every access; a race ends the process.
+// barrier comes between, one of them a write. The compiler's -fsanitize=thread calls what is
+// defined here for every access; a race ends the process. A byte and a word that has it are not
+// compared.
 
 #include <dlfcn.h>
 

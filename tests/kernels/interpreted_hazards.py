@@ -21,10 +21,16 @@ def _shift(x, OFFSET: tl.constexpr, BARRIER: tl.constexpr, N: tl.constexpr):
 
 
 @pytest.mark.parametrize(
-    ("offset", "barrier", "kinds"),
-    [(3, False, {"read after write", "write after read"}), (3, True, set()), (0, False, set())],
+    ("size", "offset", "barrier", "kinds"),
+    [
+        (256, 3, False, {"read after write", "write after read"}),
+        (256, 3, True, set()),
+        (256, 0, False, set()),
+        (16, 0, False, {"read after write", "write after read", "write after write"}),
+        (16, 0, True, set()),
+    ],
 )
-def test_hazards_are_found(offset, barrier, kinds):
-    _shift[(2,)](torch.zeros(16, dtype=torch.int32), offset, barrier, 16)
+def test_hazards_are_found(size, offset, barrier, kinds):
+    _shift[(2,)](torch.zeros(size, dtype=torch.int32), offset, barrier, size)
     assert {found.partition(":")[0] for found in hazards.found} == kinds
     hazards.found.clear()

@@ -123,10 +123,10 @@ class Grid(Geometry):
         cost, p
             As for `Grid`.
         """
-        source = tuple(torch.as_tensor(c, dtype=torch.float64) for c in coordinates)
+        source = tuple(map(_own, coordinates))
         target = source
         if target_coordinates is not None:
-            target = tuple(torch.as_tensor(c, dtype=torch.float64) for c in target_coordinates)
+            target = tuple(map(_own, target_coordinates))
         for name, side in (("coordinates", source), ("target_coordinates", target)):
             for c in side:
                 if c.ndim != 1 or not c.isfinite().all() or bool((c.diff() <= 0).any()):
@@ -339,6 +339,11 @@ def _cells(x: Tensor) -> Tensor:
 
 def _equal(axis: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(axis, other, strict=True))
+
+
+def _own(coordinates) -> Tensor:
+    """A copy, which nobody else can change."""
+    return torch.as_tensor(coordinates, dtype=torch.float64).detach().clone()
 
 
 def _as_shape(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:

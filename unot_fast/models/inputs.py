@@ -154,6 +154,6 @@ def _options(count: int, backend: str, weight: float = 1.0) -> dict:
 def _areas(geom: Geometry, like: Tensor) -> Tensor | float:
     """Share of every point in the uniform measure."""
     if isinstance(geom, Sphere) and geom.weights is not None:
-        weights = placed(geom.weights, like.device, like.dtype)
-        return weights / weights.sum()
+        weights = placed(geom.weights, like.device)
+        return (weights / weights.sum()).to(like)
     return 1 / like[0].numel()

@@ -13,7 +13,7 @@ _WARM_UP = 2  # calls, after which tables are made and kernels loaded
 class Graphs:
     """Calls on a GPU, each recorded once as a CUDA graph and replayed from then on.
 
-    For a `Trainer`, whose steps are hundreds of small kernels where the network or the batch is
+    For one `Trainer`, whose steps are hundreds of small kernels where the network or the batch is
     small. A graph is made for every shape of a batch, and with bootstrap targets for every
     resolution; all share one pool of memory. Checked on the CPU with a recorder that replays
     operators one by one; they have not run on a GPU.
@@ -34,7 +34,9 @@ class Graphs:
         if record is None and not torch.cuda.is_available():
             raise RuntimeError("graphs need a CUDA device")
         self._record = _CudaGraphs() if record is None else record
-        self._recorded: dict[Hashable, tuple[list[Tensor | None], Callable[[], None]]] = {}
+        self._recorded: dict[
+            Hashable, tuple[list[Tensor | None], Callable[[], None], Callable]
+        ] = {}
 
     def __call__(
         self,
@@ -62,11 +64,13 @@ class Graphs:
         if key not in self._recorded:
             own = [None if x is None else x.clone() for x in tensors]
             before = [x.clone() for x in changed]
-            replay = self._record(lambda: call(*own))
+            with torch.cuda.device_of(changed[0]):
+                replay = self._record(lambda: call(*own))
             for x, value in zip(changed, before, strict=True):
                 x.copy_(value)
-            self._recorded[key] = own, replay
-        own, replay = self._recorded[key]
+            # With the call, whose constants a graph goes on reading.
+            self._recorded[key] = own, replay, call
+        own, replay, _ = self._recorded[key]
         for mine, x in zip(own, tensors, strict=True):
             if x is not None:
                 mine.copy_(x)
@@ -76,15 +80,17 @@ class Graphs:
 class _CudaGraphs:
     def __init__(self):
         self.pool = torch.cuda.graph_pool_handle()
+        self.stream: torch.cuda.Stream | None = None
 
     def __call__(self, call: Callable[[], None]) -> Callable[[], None]:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        if self.stream is None:
+            self.stream = torch.cuda.Stream()
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
             for _ in range(_WARM_UP):
                 call()
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self.stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, self.pool):
+        with torch.cuda.graph(graph, self.pool, self.stream):
             call()
         return graph.replay

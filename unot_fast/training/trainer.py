@@ -280,7 +280,7 @@ class Trainer:
         for part in parts:
             part = moved_batch(part, turn % symmetries(part.level))
             # The grid counts for targets alone.
-            key = part.level if part.target is None else "network"
+            key = part.level.grid.shape if part.target is None else "network"
             self._call(key, lambda *x, of=part.of: self._learn(of(*x)), part.tensors(), self.model)
         sum_gradients(self.model)
         self.steps += 1
@@ -350,7 +350,7 @@ class Trainer:
         if self._graphs is None:
             return call(*tensors)
         changed = [self._loss, *module.buffers(), *(p.grad for p in module.parameters())]
-        self._graphs(key, call, tensors, changed)
+        self._graphs((self, key), call, tensors, changed)
 
     def _predict(self, part: Batch) -> Tensor:
         low = self.config.precision == "bfloat16"
