@@ -125,26 +125,22 @@ void watch_read(const void* memory, size_t bytes) {
 void watch_block_barrier(int block) { ++watch.block_epochs[block]; }
 void watch_cluster_barrier() { ++watch.cluster_epoch; }
 
-#define ACCESS(name, size)                                                     \
-  void __tsan_read##name(void* p) {                                            \
-    record(p, size, false, __builtin_return_address(0));                       \
-  }                                                                            \
-  void __tsan_write##name(void* p) {                                           \
-    record(p, size, true, __builtin_return_address(0));                        \
+#define ACCESSES(kind, size)                             \
+  void __tsan_##kind##read##size(void* p) {              \
+    record(p, size, false, __builtin_return_address(0)); \
+  }                                                      \
+  void __tsan_##kind##write##size(void* p) {             \
+    record(p, size, true, __builtin_return_address(0));  \
   }
-ACCESS(1, 1)
-ACCESS(2, 2)
-ACCESS(4, 4)
-ACCESS(8, 8)
-ACCESS(16, 16)
-void __tsan_unaligned_read2(void* p) { record(p, 2, false, __builtin_return_address(0)); }
-void __tsan_unaligned_read4(void* p) { record(p, 4, false, __builtin_return_address(0)); }
-void __tsan_unaligned_read8(void* p) { record(p, 8, false, __builtin_return_address(0)); }
-void __tsan_unaligned_read16(void* p) { record(p, 16, false, __builtin_return_address(0)); }
-void __tsan_unaligned_write2(void* p) { record(p, 2, true, __builtin_return_address(0)); }
-void __tsan_unaligned_write4(void* p) { record(p, 4, true, __builtin_return_address(0)); }
-void __tsan_unaligned_write8(void* p) { record(p, 8, true, __builtin_return_address(0)); }
-void __tsan_unaligned_write16(void* p) { record(p, 16, true, __builtin_return_address(0)); }
+ACCESSES(, 1)
+ACCESSES(, 2)
+ACCESSES(, 4)
+ACCESSES(, 8)
+ACCESSES(, 16)
+ACCESSES(unaligned_, 2)
+ACCESSES(unaligned_, 4)
+ACCESSES(unaligned_, 8)
+ACCESSES(unaligned_, 16)
 void __tsan_read_range(void* p, size_t n) { record(p, n, false, __builtin_return_address(0)); }
 void __tsan_write_range(void* p, size_t n) { record(p, n, true, __builtin_return_address(0)); }
 void __tsan_vptr_update(void**, void*) {}

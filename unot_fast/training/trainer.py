@@ -113,6 +113,10 @@ class Trainer:
             self.generator_optimiser = torch.optim.Adam(
                 self.adversary.parameters(), config.generator_learning_rate, fused=True
             )
+        if graphs is not None:  # which know gradients by their addresses
+            for optimiser in filter(None, (self.optimiser, self.generator_optimiser)):
+                for p in optimiser.param_groups[0]["params"]:
+                    p.grad = torch.zeros_like(p)
         self.pairs = Pairs(self.model, config, self.adversary)
         self.history: list[Row] = []
         self.steps = 0
@@ -275,7 +279,7 @@ class Trainer:
         return float(total) / steps, steps * config.batch
 
     def _step(self, parts: list[Batch], turn: int, rate: float) -> Tensor:
-        self._clear_gradients(self.model)
+        self.optimiser.zero_grad(set_to_none=self._graphs is None)
         self._loss.zero_()
         for part in parts:
             part = moved_batch(part, turn % symmetries(part.level))
@@ -310,7 +314,7 @@ class Trainer:
         """Ascent of the loss in the generator, which the network's inputs depend on."""
         size = self.config.batch // self.config.shards
         self.model.requires_grad_(False)
-        self._clear_gradients(self.adversary)
+        self.generator_optimiser.zero_grad(set_to_none=self._graphs is None)
         level = self.pairs.level(self.adversary.n)
         for random in places:
             z = self.pairs.noise(size, random)
@@ -332,16 +336,6 @@ class Trainer:
         loss = -potential_loss(prediction, target, part.b, self.config.huber)
         with self._products():
             (loss / self.config.shards).backward()
-
-    def _clear_gradients(self, module: nn.Module) -> None:
-        """In place for graphs, which know them by their addresses."""
-        for p in module.parameters():
-            if self._graphs is None:
-                p.grad = None
-            elif p.grad is None:
-                p.grad = torch.zeros_like(p)
-            else:
-                p.grad.zero_()
 
     def _call(
         self, key: Hashable, call: Callable, tensors: Sequence[Tensor | None], module: nn.Module
