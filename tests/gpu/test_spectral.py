@@ -7,8 +7,9 @@ are few and shared.
 import pytest
 import torch
 
+from bench.models import float32_products
 from tests.gpu.graphs import captured
-from tests.ops.agreement import BFLOAT16, compare, float32_products, normal, run
+from tests.ops.agreement import BFLOAT16, compare, normal, run
 from tests.ops.test_spectral_synthesis import problem
 from unot_fast import spectral_conv2d
 from unot_fast.ops import channel_mlp, spectral_analysis, spectral_mixing, spectral_synthesis

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import unot_fast
-from tests.ops.agreement import BFLOAT16, compare, float32_products, normal
+from bench.models import float32_products
+from tests.ops.agreement import BFLOAT16, compare, normal
 from tests.ops.test_spectral_synthesis import PARTS, problem
 from unot_fast.ops import channel_mlp, spectral_analysis, spectral_mixing, spectral_synthesis
 

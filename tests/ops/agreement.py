@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 
 # Sums of a few thousand products, in each precision.
@@ -39,17 +37,6 @@ def run(operator, arguments, backend, dtype, device="cpu", **options):
     out = operator(*converted, backend=backend, **options)
     weight = torch.randn(out.shape, dtype=torch.float64, generator=torch.manual_seed(1))
     return out.detach(), *torch.autograd.grad((out * weight.to(out)).sum(), leaves)
-
-
-@contextlib.contextmanager
-def float32_products(precision):
-    """Products of float32 as ``torch.set_float32_matmul_precision`` has it."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def normal(*shape, scale=1.0):

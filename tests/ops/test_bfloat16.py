@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 
-from tests.ops.agreement import BFLOAT16, compare, float32_products, normal, run
+from bench.models import float32_products
+from tests.ops.agreement import BFLOAT16, compare, normal, run
 from tests.ops.spectral_calls import CALLS, OPS, converted
 from tests.ops.test_spectral_synthesis import CASES, PARTS, problem
 from unot_fast import Grid, backends, sinkhorn

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from tests.ops.agreement import float32_products
+from bench.models import float32_products
 from tests.training.test_trainer import same, small
 from unot_fast.training import Graphs, Trainer
 

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from tests.ops.agreement import float32_products
+from bench.models import float32_products
 from unot_fast.models import UNOT
 from unot_fast.solver.dispatch import solve
 from unot_fast.training import PRESETS, DivergedError, Trainer, TrainingConfig
