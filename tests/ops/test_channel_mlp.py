@@ -58,12 +58,22 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(lambda *a: channel_mlp(*a, gelu=True, backend="cpu"), leaves)
 
 
-def test_no_second_derivative():
-    x, *rest = problem(1, 2, 3, 2, (4, 5), *PARTS[2])
-    out = channel_mlp(x.requires_grad_(), *rest, backend="cpu")
-    (dx,) = torch.autograd.grad(out.sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="channel_mlp: second derivatives"):
-        dx.sum().backward()
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("parts", PARTS)
+def test_second_derivative(parts, backend, gelu):
+    given = problem(1, 2, 3, 2, (2, 2), *parts)
+    present = [k for k, x in enumerate(given) if x is not None]
+
+    def mlp(*leaves):
+        every = dict(zip(present, leaves, strict=True))
+        return channel_mlp(*(every.get(k) for k in range(7)), gelu=gelu, backend=backend).square()
+
+    leaves = [given[k].requires_grad_() for k in present]
+    assert torch.autograd.gradgradcheck(mlp, leaves)
+    assert torch.autograd.gradgradcheck(
+        lambda x: mlp(x, *(t.detach() for t in leaves[1:])), leaves[0]
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -163,14 +163,29 @@ def test_double_precision():
     assert_close([model.double()(x.double()).float()], [expected])
 
 
-def test_derivatives_that_there_are_not():
-    model, x = fno(), torch.randn(1, 2, 16, 16, requires_grad=True)
+def test_no_forward_mode_derivatives():
+    model, x = fno(), torch.randn(1, 2, 16, 16)
     unot_fast.accelerate(model, verbose=False)
     with pytest.raises(NotImplementedError, match="forward-mode derivatives are not available"):
-        torch.func.jvp(model, (x.detach(),), (x.detach(),))
-    (dx,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="second derivatives are not available"):
-        dx.sum().backward()
+        torch.func.jvp(model, (x,), (x,))
+
+
+@pytest.mark.parametrize("name", ["FNO", "no channel MLP", "gated FNO skip", "SFNO"])
+def test_higher_derivatives_stay(name):
+    """Penalties on derivatives, of a loss that has them, as physics-informed training has."""
+    make, points = MODELS[name]
+    model, x = make(), torch.randn(1, 2, *points, requires_grad=True)
+    parameters = list(model.parameters())
+
+    def penalised():
+        slope = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)[0]
+        bend = torch.autograd.grad(slope.square().sum(), x, create_graph=True)[0]
+        loss = bend.square().sum()
+        return [bend.detach(), *torch.autograd.grad(loss, [x, *parameters], materialize_grads=True)]
+
+    expected = penalised()
+    assert unot_fast.accelerate(model, verbose=False).replaced
+    assert_close(penalised(), expected)
 
 
 def test_wrong_channels_are_an_error():

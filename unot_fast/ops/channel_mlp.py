@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unot_fast.ops import _torch
 from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.folding import register_vmap
 from unot_fast.ops.returning import asked_for, separate
+from unot_fast.ops.second_derivatives import pull_back
 from unot_fast.ops.shapes import expect, expect_alike, expect_mlp
 from unot_fast.ops.spectral_empty import unless_empty
 from unot_fast.ops.tangents import refuse_tangents
@@ -90,11 +92,23 @@ def _backward(ctx, grad: Tensor):
 torch.library.register_autograd("unot_fast::channel_mlp", _backward, setup_context=_setup_context)
 
 
-def _no_second_derivative(ctx, *grads):
-    raise RuntimeError("channel_mlp: second derivatives are not available")
+def _setup_second(ctx, inputs, output) -> None:
+    *tensors, ctx.gelu, ctx.weights, _ = inputs
+    ctx.save_for_backward(*tensors)
 
 
-torch.library.register_autograd("unot_fast::channel_mlp_vjp", _no_second_derivative)
+def _backward_second(ctx, *cotangents: Tensor):
+    tensors, needed = ctx.saved_tensors, ctx.needs_input_grad
+    found = pull_back(
+        lambda *t: _torch.channel_mlp_vjp(*t, ctx.gelu, ctx.weights),
+        tensors, needed[: len(tensors)], cotangents,
+    )  # fmt: skip
+    return *found, None, None, None
+
+
+torch.library.register_autograd(
+    "unot_fast::channel_mlp_vjp", _backward_second, setup_context=_setup_second
+)
 register_vmap("channel_mlp", 0, 5)
 register_vmap("channel_mlp_vjp")
 keep_single("channel_mlp", "channel_mlp_vjp")
@@ -116,7 +130,7 @@ def channel_mlp(
 
     .. math:: y = \sigma\bigl(W_2\, \mathrm{gelu}(W_1 x + \beta_1) + \beta_2 + \gamma r\bigr)
 
-    Nothing but the arguments is kept for the backward pass.
+    Nothing but the arguments is kept for the backward pass. Second derivatives are torch's.
 
     Parameters
     ----------

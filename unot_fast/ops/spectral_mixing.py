@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unot_fast.ops import _torch
 from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.folding import register_vmap
 from unot_fast.ops.keeping import expect_kept, is_recorded, passed_on, room_for_kept, shape_of_kept
 from unot_fast.ops.returning import asked_for, separate
+from unot_fast.ops.second_derivatives import pull_back
 from unot_fast.ops.shapes import expect, expect_alike
 from unot_fast.ops.spectral_empty import unless_empty
 from unot_fast.ops.tangents import refuse_tangents
@@ -106,17 +108,22 @@ torch.library.register_autograd(
 
 def _setup_second(ctx, inputs, output) -> None:
     grad, c, weight, bias, ctx.gelu, _, ctx.weights, ctx.backend = inputs
-    ctx.biased = bias is not None and ctx.weights
-    ctx.save_for_backward(grad, c, weight)
+    ctx.save_for_backward(grad, c, weight, bias)
 
 
 def _backward_second(ctx, dc: Tensor, dw: Tensor, dbias: Tensor):
-    """Without a GELU, <grad, mixing(c, weight)> is linear in each of the three."""
+    tensors, backend = ctx.saved_tensors, ctx.backend
     if ctx.gelu:
-        raise RuntimeError("spectral_mixing: second derivatives are not available with a GELU")
-    (grad, c, weight), backend = ctx.saved_tensors, ctx.backend
+        found = pull_back(
+            lambda *t: _torch.spectral_mixing_vjp(*t, True, ctx.weights),
+            tensors, ctx.needs_input_grad[: len(tensors)], (dc, dw, dbias),
+        )  # fmt: skip
+        return *found, None, None, None, None
+    # Without a GELU, <grad, mixing(c, weight)> is linear in each of the three.
+    grad, c, weight, bias = tensors
     vjp, nothing = torch.ops.unot_fast.spectral_mixing_vjp, grad.new_empty(0)
-    dgrad = spectral_mixing(dc, weight, dbias if ctx.biased else None, backend=backend)
+    biased = bias is not None and ctx.weights
+    dgrad = spectral_mixing(dc, weight, dbias if biased else None, backend=backend)
     from_dw = None
     if ctx.weights:
         dgrad = dgrad + spectral_mixing(c, dw, backend=backend)
@@ -141,7 +148,8 @@ def spectral_mixing(
     .. math:: \mathrm{out}_b(o, k)
         = \sigma\Bigl(\sum_i c_b(i, k)\, w(i, o, k) + \beta(o, k)\Bigr)
 
-    For the backward pass the arguments are kept, and on the CPU the slope of the GELU.
+    For the backward pass the arguments are kept, and on the CPU the slope of the GELU. With a GELU
+    second derivatives are torch's.
 
     Parameters
     ----------

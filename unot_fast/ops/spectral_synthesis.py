@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unot_fast.ops import _torch
 from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.complex_tables import adjoint
 from unot_fast.ops.folding import register_vmap
 from unot_fast.ops.keeping import expect_kept, is_recorded, passed_on, room_for_kept, shape_of_kept
 from unot_fast.ops.returning import asked_for, separate
+from unot_fast.ops.second_derivatives import pull_back
 from unot_fast.ops.shapes import expect, expect_alike, expect_mlp
 from unot_fast.ops.spectral_analysis import spectral_analysis
 from unot_fast.ops.spectral_empty import unless_empty
@@ -145,14 +147,27 @@ torch.library.register_autograd(
 )
 
 
-def _no_second_derivative(ctx, *grads):
-    raise RuntimeError(
-        "spectral_synthesis: second derivatives are not available with a bypass, a bias, pointwise "
-        "layers, a gate or a GELU"
-    )
+def _setup_second(ctx, inputs, output) -> None:
+    grad, c, tables, *optional, ctx.gelu, _, ctx.weights, _ = inputs
+    ctx.save_for_backward(grad, c, *optional, *tables)
 
 
-torch.library.register_autograd("unot_fast::spectral_synthesis_vjp", _no_second_derivative)
+def _backward_second(ctx, *cotangents: Tensor):
+    count = 2 + len(_OPTIONAL)
+    tensors, tables = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+    need_grad, need_c, _, *need = ctx.needs_input_grad[: count + 1]
+    dgrad, dc, *found = pull_back(
+        lambda grad, c, *t: _torch.spectral_synthesis_vjp(
+            grad, c, tables, *t, ctx.gelu, ctx.weights
+        ),
+        tensors, (need_grad, need_c, *need), cotangents,
+    )  # fmt: skip
+    return dgrad, dc, [None] * len(tables), *found, None, None, None, None
+
+
+torch.library.register_autograd(
+    "unot_fast::spectral_synthesis_vjp", _backward_second, setup_context=_setup_second
+)
 register_vmap("spectral_synthesis", 0, 2)
 register_vmap("spectral_synthesis_vjp")
 keep_single("spectral_synthesis", "spectral_synthesis_vjp")
@@ -183,7 +198,7 @@ def spectral_synthesis(
 
     Where there is no ``w1``, y is h, with the term of the gate in its sum. Nothing between the
     arguments and y is written to memory, but for what the CPU keeps of the inner activation for a
-    backward pass.
+    backward pass. Second derivatives are torch's, but for those of the sum alone.
 
     Parameters
     ----------

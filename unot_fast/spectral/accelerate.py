@@ -85,9 +85,9 @@ def accelerate(model: nn.Module, *, backend: str = "auto", verbose: bool = True)
 
     Under ``torch.autocast`` replaced layers compute in float32, with products as
     ``torch.set_float32_matmul_precision`` says: after ``"medium"`` of factors rounded to bfloat16,
-    on processors that can (`spectral_backend`). Second derivatives through replaced blocks and
-    MLPs, forward-mode derivatives and ``torch.func.grad`` raise an error: `restore` the model for
-    those.
+    on processors that can (`spectral_backend`). Second and higher derivatives through replaced
+    layers are computed by torch, without kernels. Forward-mode derivatives and ``torch.func.grad``
+    raise an error: `restore` the model for those.
 
     Examples
     --------

@@ -103,9 +103,9 @@ def spectral_conv2d(
 
     Notes
     -----
-    Second derivatives are available without ``skip``, ``bias`` and ``activation`` and of a matrix
-    R only; where they are not, and for forward-mode derivatives, there is an error. Autocast leaves
-    the layer in float32; `spectral_backend` says what lowers the precision of its products.
+    Second and higher derivatives are computed by torch where there are ``skip``, ``bias``,
+    ``activation`` or a network in place of R; forward-mode derivatives are an error. Autocast
+    leaves the layer in float32; `spectral_backend` says what lowers the precision of its products.
 
     References
     ----------
