@@ -99,6 +99,22 @@ def test_every_kind_of_samples(kind):
     assert error(ot.transport(x), exact(x)) < 1.0
 
 
+def test_more_points_of_the_source_than_of_the_target():
+    """They cost no search; a discrepancy takes as many of both."""
+    asked = {"source": [], "target": []}
+
+    def side(name):
+        def draw(n):
+            asked[name].append(n)
+            return torch.randn(n, 2)
+
+        return draw
+
+    ot = NeuralOT(2, (8, 8), batch=16, source_draws=3, held_back=7, energy=1.0)
+    ot.fit(side("source"), side("target"), steps=2)
+    assert asked == {"source": [10_000, 7, 48, 48], "target": [10_000, 7, 16, 16]}
+
+
 def test_classes():
     """Two classes that cross: class 0 to the right, class 1 to the left."""
     labels = torch.arange(2000) % 2
@@ -267,6 +283,7 @@ def test_arguments_are_checked():
         (TypeError, "source must hold floating-point", lambda: ot.fit(x.long(), x, steps=1)),
         (TypeError, "source must hold floating-point", lambda: ot.fit(x + 1j, x, steps=1)),
         (ValueError, "batch must be positive", lambda: NeuralOT(2, batch=0)),
+        (ValueError, "source_draws must be positive", lambda: NeuralOT(2, source_draws=0)),
         (ValueError, "energy must not be negative", lambda: NeuralOT(2, energy=-1.0)),
         (ValueError, "source_labels are needed",
          lambda: NeuralOT(2, (8,), classes=2).fit(x, x, steps=1)),

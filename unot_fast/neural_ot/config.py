@@ -12,7 +12,10 @@ class FitConfig:
     Attributes
     ----------
     batch : int
-        Points of each side in a step.
+        Points of the target in a step.
+    source_draws : int
+        Points of the source in a step for each of the target. They need no search, and with more
+        of them the gradient is less of a guess.
     matrix_rate, rate : float
         Learning rates of the matrices, by Muon, and of all else, by Adam. Both follow a cosine to
         0, after ``warm_up`` steps.
@@ -51,6 +54,7 @@ class FitConfig:
     """
 
     batch: int = 512
+    source_draws: int = 4
     matrix_rate: float = 1e-2
     rate: float = 4e-3
     warm_up: int = 100
@@ -68,7 +72,9 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch", "max_iter", "held_back", "validations", "shards"):
+        for name in (
+            "batch", "source_draws", "max_iter", "held_back", "validations", "shards",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
         for name in ("matrix_rate", "rate", "tol", "leave_out"):

@@ -160,7 +160,8 @@ class Fit:
         size = config.batch // config.shards
         told = torch.zeros(2, dtype=torch.float64, device=self.device)
         for shard in own_shards(config.shards):
-            x = self.source.draw(size, random_at(config.seed, 2, self.steps, shard))
+            draws = config.source_draws * size
+            x = self.source.draw(draws, random_at(config.seed, 2, self.steps, shard))
             z = self.target.draw(size, random_at(config.seed, 3, self.steps, shard))
             told += self._shard(shard, x.to(self.device), z.to(self.device))
         sum_gradients(self.potential)
@@ -202,7 +203,7 @@ class Fit:
         # By the envelope theorem: E g(x) - E (c(y, z) + g(y)) at fixed y.
         loss = (self.potential(points, labels) * weight).sum()
         if config.mmd or config.energy:
-            loss = loss + self._discrepancy(x, z, target)
+            loss = loss + self._discrepancy(x.first(len(target)), z, target)
         (loss / config.shards).backward()
         return torch.stack((found.n_iters.double().mean(), (~kept).double().mean()))
 

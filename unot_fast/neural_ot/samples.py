@@ -26,6 +26,9 @@ class Draw(NamedTuple):
     def to(self, device: torch.device) -> Draw:
         return Draw(*(None if t is None else t.to(device) for t in self))
 
+    def first(self, n: int) -> Draw:
+        return Draw(*(None if t is None else t[:n] for t in self))
+
 
 def samples(
     name: str, given: Source, labels: Tensor | np.ndarray | None, dim: int, classes: int
