@@ -39,5 +39,20 @@ def run(operator, arguments, backend, dtype, device="cpu", **options):
     return out.detach(), *torch.autograd.grad((out * weight.to(out)).sum(), leaves)
 
 
+def check_second_derivatives(operator, arguments, **options):
+    """Assert that they are those of finite differences, in all arguments and in the first alone."""
+    leaves = [x.requires_grad_() for x in arguments if isinstance(x, torch.Tensor)]
+
+    def squares(*tensors):
+        given = iter(tensors)
+        every = (next(given) if isinstance(x, torch.Tensor) else x for x in arguments)
+        return operator(*every, **options).square()
+
+    assert torch.autograd.gradgradcheck(squares, leaves)
+    first, *others = leaves
+    others = [x.detach() for x in others]
+    assert torch.autograd.gradgradcheck(lambda x: squares(x, *others), first)
+
+
 def normal(*shape, scale=1.0):
     return torch.randn(*shape, dtype=torch.float64) * scale

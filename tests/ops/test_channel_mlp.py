@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from tests.ops.agreement import TOLERANCE, compare, normal
+from tests.ops.agreement import TOLERANCE, check_second_derivatives, compare, normal
 from unot_fast.ops import channel_mlp
 
 CASES = [  # batch, channels in, hidden and out, points
@@ -62,18 +62,8 @@ def test_gradcheck():
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("parts", PARTS)
 def test_second_derivative(parts, backend, gelu):
-    given = problem(1, 2, 3, 2, (2, 2), *parts)
-    present = [k for k, x in enumerate(given) if x is not None]
-
-    def mlp(*leaves):
-        every = dict(zip(present, leaves, strict=True))
-        return channel_mlp(*(every.get(k) for k in range(7)), gelu=gelu, backend=backend).square()
-
-    leaves = [given[k].requires_grad_() for k in present]
-    assert torch.autograd.gradgradcheck(mlp, leaves)
-    assert torch.autograd.gradgradcheck(
-        lambda x: mlp(x, *(t.detach() for t in leaves[1:])), leaves[0]
-    )
+    arguments = problem(1, 2, 3, 2, (2, 2), *parts)
+    check_second_derivatives(channel_mlp, arguments, gelu=gelu, backend=backend)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from tests.ops.agreement import TOLERANCE, compare, normal
+from tests.ops.agreement import TOLERANCE, check_second_derivatives, compare, normal
 from unot_fast.ops import spectral_synthesis
 
 CASES = [  # batch, channels in and out, points, modes
@@ -123,18 +123,9 @@ def test_gradcheck():
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("parts", PARTS)
 def test_second_derivative(parts, backend, gelu):
-    given = problem(1, 2, 2, (2, 3), (2, 2), *parts[:2], parts[2] and 2, parts[3])
-    tables = given.pop(1)
-    present = [k for k, x in enumerate(given) if x is not None]
-
-    def synthesis(*leaves):
-        c, *every = (dict(zip(present, leaves, strict=True)).get(k) for k in range(9))
-        return spectral_synthesis(c, tables, *every, gelu=gelu, backend=backend).square()
-
-    leaves = [given[k].requires_grad_() for k in present]
-    assert torch.autograd.gradgradcheck(synthesis, leaves)
-    fixed = [t.detach() for t in leaves[1:]]
-    assert torch.autograd.gradgradcheck(lambda c: synthesis(c, *fixed), leaves[0])
+    skip, bias, hidden, gate = parts
+    arguments = problem(1, 2, 2, (2, 3), (2, 2), skip, bias, hidden and 2, gate)
+    check_second_derivatives(spectral_synthesis, arguments, gelu=gelu, backend=backend)
 
 
 @pytest.mark.parametrize("wrong", range(10))

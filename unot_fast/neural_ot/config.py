@@ -14,8 +14,8 @@ class FitConfig:
     batch : int
         Points of the target in a step.
     source_draws : int
-        Points of the source in a step for each of the target. They need no search, and with more
-        of them the gradient is less of a guess.
+        Points of the source in a step for each of the target. They need no search, and the more
+        there are the less noise has the gradient.
     matrix_rate, rate : float
         Learning rates of the matrices, by Muon, and of all else, by Adam. Both follow a cosine to
         0, after ``warm_up`` steps.
@@ -27,7 +27,7 @@ class FitConfig:
     max_iter : int
         Gradients that such a search may take.
     mmd, energy : float
-        Weights of discrepancies between moved points and those of the target, which are added to
+        Weights of discrepancies between moved points and as many of the target, which are added to
         the loss: of the squared maximum mean discrepancy and of the squared energy distance. Each
         is pooled, of classes as frequent on one side as on the other, and with classes the mean
         over them is added. The dual that is reported never contains them.

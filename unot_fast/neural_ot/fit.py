@@ -158,9 +158,9 @@ class Fit:
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         size = config.batch // config.shards
+        draws = config.source_draws * size
         told = torch.zeros(2, dtype=torch.float64, device=self.device)
         for shard in own_shards(config.shards):
-            draws = config.source_draws * size
             x = self.source.draw(draws, random_at(config.seed, 2, self.steps, shard))
             z = self.target.draw(size, random_at(config.seed, 3, self.steps, shard))
             told += self._shard(shard, x.to(self.device), z.to(self.device))

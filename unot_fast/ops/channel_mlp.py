@@ -130,7 +130,8 @@ def channel_mlp(
 
     .. math:: y = \sigma\bigl(W_2\, \mathrm{gelu}(W_1 x + \beta_1) + \beta_2 + \gamma r\bigr)
 
-    Nothing but the arguments is kept for the backward pass. Second derivatives are torch's.
+    Nothing but the arguments is kept for the backward pass. Second derivatives are computed by
+    torch, without a kernel.
 
     Parameters
     ----------

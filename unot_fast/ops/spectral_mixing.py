@@ -149,7 +149,7 @@ def spectral_mixing(
         = \sigma\Bigl(\sum_i c_b(i, k)\, w(i, o, k) + \beta(o, k)\Bigr)
 
     For the backward pass the arguments are kept, and on the CPU the slope of the GELU. With a GELU
-    second derivatives are torch's.
+    second derivatives are computed by torch, without a kernel.
 
     Parameters
     ----------

@@ -198,7 +198,8 @@ def spectral_synthesis(
 
     Where there is no ``w1``, y is h, with the term of the gate in its sum. Nothing between the
     arguments and y is written to memory, but for what the CPU keeps of the inner activation for a
-    backward pass. Second derivatives are torch's, but for those of the sum alone.
+    backward pass. Second derivatives are computed by torch, without a kernel, where there is more
+    than the sum over k.
 
     Parameters
     ----------
