@@ -6,14 +6,11 @@ import functools
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from bench.published_search import published_search
+from bench.published_search import Plain, published_search
 from bench.turns import in_turns, info, report
 from unot_fast import NeuralOT, c_transform
 from unot_fast.experiments import GaussianPair
-from unot_fast.models import Potential
 
 POINTS, TOL = 2048, 1e-3
 SECONDS = {"small": 8.0, "full": 30.0}
@@ -25,23 +22,6 @@ METHODS = (
     "unot_fast, published step in torch",
     "published loop",
 )
-
-
-class Plain(Potential):
-    """The same network in plain torch, for automatic differentiation."""
-
-    def __init__(self, network) -> None:
-        super().__init__(network.dim)
-        self.network = network
-
-    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        net, h = self.network, None
-        biases = net.bias[0].split(net.widths)
-        for k, (w, r, b) in enumerate(zip(net.slopes, net.squares, biases, strict=True)):
-            p = F.linear(x, w, b) + F.linear(x, r).square()
-            h = F.softplus(p if k == 0 else p + F.linear(h, net.hidden[k - 1]), net.sharpness)
-        square = F.linear(x, net.quadratic).square().sum(1) + net.strong * x.square().sum(1)
-        return h @ net.top + square / 2 + x @ net.linear[0] - x.square().sum(1) / 2
 
 
 @pytest.mark.parametrize("quadratic", ["quadratic", "no quadratic"])

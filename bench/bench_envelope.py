@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.bench_c_transform import Plain
+from bench.published_search import Plain
 from bench.turns import in_turns, info, report
 from unot_fast import NeuralOT, NeuralPotential, c_transform
 from unot_fast.experiments import GaussianPair, l2_uvp

@@ -13,10 +13,9 @@ from collections.abc import Iterator
 
 import torch
 
-from bench.bench_c_transform import Plain
 from bench.gpu import roofline
 from bench.gpu.timing import Session, eager_and_graph, gate, machine
-from bench.published_search import published_search
+from bench.published_search import Plain, published_search
 from bench.report import seconds
 from unot_fast import NeuralOT, c_transform
 from unot_fast.experiments import GaussianPair

@@ -7,7 +7,7 @@
 set -u
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-python3}
-export PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE
+export PYTHONUNBUFFERED=1 OMP_WAIT_POLICY=PASSIVE PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 unset TRITON_INTERPRET
 deadline=580 # seconds from here; ten minutes less what ending takes
 
@@ -19,8 +19,6 @@ log=$out/run.log
 rm -f "$out"/{spectral,results,potentials}.json # of an earlier run
 : >"$log"
 summary=()
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
 
 stage() { # stage NAME SECONDS COMMAND...
     local title=$1 limit=$2 start=$SECONDS left=$((deadline - SECONDS)) code state
@@ -48,13 +46,15 @@ skip() { # skip NAME REASON
     summary+=("| $1 | skipped: $2 | |")
 }
 
+# The project's filter of warnings names pytest-benchmark, which may be absent.
+pytest=(-o filterwarnings= -p no:cacheprovider --maxfail=8)
 has() { "$PYTHON" -c "import $1" 2>/dev/null; }
 
 tests() { # tests NAME SECONDS FILES OPTIONS...
     local title=$1 limit=$2
     shift 2
     if has pytest; then
-        stage "$title" "$limit" "$PYTHON" -m pytest "$@" -p no:cacheprovider --maxfail=8 -rs
+        stage "$title" "$limit" "$PYTHON" -m pytest "$@" "${pytest[@]}" -rs
     else
         skip "$title" "pytest is not installed"
     fi
@@ -65,8 +65,8 @@ describe() {
     "$PYTHON" - <<'PY'
 import importlib, sys
 print("python", sys.version.split()[0])
-for module in ("torch", "triton", "numpy", "scipy", "matplotlib", "pytest", "geomloss", "pykeops",
-               "neuralop"):
+for module in ("torch", "triton", "setuptools", "numpy", "scipy", "matplotlib", "pytest", "geomloss",
+               "pykeops", "neuralop"):
     try:
         print(module, importlib.import_module(module).__version__)
     except Exception as error:
@@ -77,20 +77,27 @@ assert torch.cuda.is_available(), "no CUDA device is visible to torch"
 PY
 }
 
+# In place, for this device alone. Where it fails, libraries that were there before may do.
 build() {
-    # An environment that sees the installed packages, so that nothing of the machine's changes.
-    "$PYTHON" -m venv --system-site-packages --without-pip "$scratch/venv" || return
-    "$scratch/venv/bin/python" -m pip install -q --no-build-isolation --no-deps --no-index -e .
+    TORCH_CUDA_ARCH_LIST=$("$PYTHON" -c 'import torch
+major, minor = torch.cuda.get_device_capability()
+print(f"{major}.{minor}" + "a" * (major == 9))') || return
+    export TORCH_CUDA_ARCH_LIST
+    "$PYTHON" setup.py -q build_ext --inplace
 }
 
-usable() { "$PYTHON" -c 'import unot_fast, unot_fast.kernels; print(unot_fast.backends())'; }
+usable() {
+    "$PYTHON" -c 'import unot_fast, unot_fast.kernels
+backends = unot_fast.backends()
+print(backends)
+assert backends["cuda"].available and backends["triton"].available'
+}
 
 stage "machine" 20 bash -c "$(declare -f describe); PYTHON='$PYTHON' describe"
-if stage "build" 110 bash -c "$(declare -f build); PYTHON='$PYTHON' scratch='$scratch' build"; then
-    PYTHON=$scratch/venv/bin/python
-elif [ ! -e unot_fast/kernels ]; then # Triton needs no build
+stage "build" 110 bash -c "$(declare -f build); PYTHON='$PYTHON' build"
+if [ ! -e unot_fast/kernels ]; then # as an installation has them
     ln -s ../kernels unot_fast/kernels
-    trap 'rm -rf "$scratch" unot_fast/kernels' EXIT
+    trap 'rm unot_fast/kernels' EXIT
 fi
 stage "import" 20 bash -c "$(declare -f usable); PYTHON='$PYTHON' usable"
 
@@ -99,7 +106,7 @@ tests "CUDA kernel tests" 75 tests/gpu/test_cuda.py -m gpu
 halves='"$@" -k synthesis & "$@" -k "not synthesis"; code=$?; wait $! && exit $code'
 if has pytest; then
     stage "spectral kernel tests" 85 bash -c "$halves" halves "$PYTHON" -m pytest \
-        tests/gpu/test_spectral.py -m gpu -p no:cacheprovider --maxfail=8 -rs
+        tests/gpu/test_spectral.py -m gpu "${pytest[@]}" -rs
 else
     skip "spectral kernel tests" "pytest is not installed"
 fi
@@ -127,7 +134,7 @@ sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-san
 if [ -x "$sanitizer" ] && has pytest; then
     check() { # check TOOL FILE TESTS
         stage "$1 of $2" 50 "$sanitizer" --tool "$1" --error-exitcode 9 --target-processes all \
-            "$PYTHON" -m pytest "tests/gpu/$2.py" -m gpu -p no:cacheprovider -k "$3"
+            "$PYTHON" -m pytest "tests/gpu/$2.py" -m gpu "${pytest[@]}" -k "$3"
     }
     check memcheck test_spectral "odd or lines"
     check memcheck test_cuda "clusters or pyramid_in_the_log_domain"

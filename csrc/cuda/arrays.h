@@ -56,6 +56,7 @@ struct Level {
   double epsilon;
   double *f, *g;  // this block's rows, in place in arrays of the whole grid
 
+  DEVICE bool one_shape() const { return n.n0 == m.n0 && n.n1 == m.n1; }
   // Masses at a place in the whole grid.
   DEVICE double source_mass(int i) const { return number(a, single, i) * scale_a; }
   DEVICE double target_mass(int i) const { return number(b, single, i) * scale_b; }

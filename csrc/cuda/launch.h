@@ -49,10 +49,19 @@ int launch(void (*kernel)(Arguments), const Arguments& arguments, const Shape& s
            void* stream) {
   const OnDevice here(device);
   if (here.error()) return here.error();
-  const auto function = reinterpret_cast<const void*>(kernel);
-  if (const cudaError_t error = cudaFuncSetAttribute(
-          function, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared_bytes)))
-    return int(error);
+  Device properties;
+  if (const int error = describe(device, &properties)) return error;
+  // Of the function, not of this launch: never less than another thread's launch needs.
+  const auto set = [&](cudaFuncAttribute attribute, int value) {
+    return int(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value));
+  };
+  if (const int error =
+          set(cudaFuncAttributeMaxDynamicSharedMemorySize, properties.shared_bytes))
+    return error;
+  // Blocks are planned for all of a processor's shared memory.
+  if (const int error = set(cudaFuncAttributePreferredSharedMemoryCarveout,
+                            cudaSharedmemCarveoutMaxShared))
+    return error;
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {unsigned(shape.cluster), 1, 1};

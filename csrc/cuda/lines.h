@@ -26,6 +26,8 @@ HOST_DEVICE constexpr int table_stride(int n, int m) {
 template <class T>
 class LineProduct {
  public:
+  static constexpr bool kOperandStays = true;
+
   DEVICE LineProduct(const Level& level, const Space<T>& space) : level_(level), space_(space) {}
 
   DEVICE double build() {

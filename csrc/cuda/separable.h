@@ -114,6 +114,8 @@ DEVICE NOINLINE Parts<T> first_axis(const Space<T>& space, const Operand<T>& mat
 template <class T>
 class SeparableProduct {
  public:
+  static constexpr bool kOperandStays = false;  // S takes its place
+
   DEVICE SeparableProduct(const Level& level, const Space<T>& space)
       : level_(level), space_(space),
         kernel_(space, level.args.cost, level.args.n, level.args.m, level.facts) {}

@@ -162,6 +162,10 @@ class ScalingSolve {
     const T p = T(w), q = T(2.0 - w), most_ratio = T(1e20);
     const bool plain = first || w == 1.0;
     const T* const sums = product_.sums();
+    if (Product::kOperandStays && !level_.one_shape()) {  // the other side's may reach further
+      product_.clear(s);
+      product_.barrier_after_put();
+    }
     each(s, [&](int i, int j) {
       const int at = i * s.ld<T>() + j;
       const T S = sums[at], product = first ? T(1) : scaling[at] * S;

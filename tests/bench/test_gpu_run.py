@@ -1,5 +1,6 @@
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 SCRIPT = Path(__file__).parents[2] / "bench/gpu/run.sh"
@@ -27,3 +28,13 @@ def test_a_machine_with_nothing_gets_a_summary(tmp_path):
     assert "| spectral kernel tests | skipped: pytest is not installed |" in summary
     assert "| reports, ledger | skipped: no results |" in summary
     assert not (SCRIPT.parents[2] / "unot_fast/kernels").exists()
+
+
+def test_benchmarks_of_a_device_need_no_test_packages():
+    names = [x.stem for x in SCRIPT.parent.glob("*.py") if x.stem != "__init__"]
+    code = "import sys; sys.modules['pytest'] = None\n"
+    code += "".join(f"import bench.gpu.{name}\n" for name in names)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=SCRIPT.parents[2], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

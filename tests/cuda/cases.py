@@ -242,11 +242,17 @@ def test_large_grids(n):
         assert_same(out, truth, 0.05, 1e-9 if x.dtype == torch.float64 else 2e-3)
 
 
+def distances(n, m):
+    return Grid(n, "euclidean", spacing=0.05, target=Grid(m, spacing=0.05))
+
+
 LINES = {
     "distances": lambda: Grid((9, 13), "euclidean"),
     "distances in 1-D": lambda: Grid((20,), "euclidean"),
     "distances in 3-D": lambda: Grid((4, 5, 6), "euclidean"),
     "rows of many tiles": lambda: Grid((37, 33), "euclidean"),
+    "a wider target": lambda: distances((10, 9), (10, 24)),
+    "a lower target": lambda: distances((5, 31), (12, 8)),
     "a function": lambda: Grid((8, 11), lambda d: d.square().sum(-1) + 0.3 * torch.relu(d[..., 1])),
     "sphere": lambda: Sphere(12, 24),
     "chords": lambda: Sphere(7, 14, "chordal", grid="legendre-gauss"),
@@ -275,9 +281,10 @@ def test_costs_of_a_shift(name, eps):
         assert torch.allclose(single.cost.double(), truth.cost, atol=2e-3 * geom.max_cost)
 
 
-def test_costs_of_a_shift_in_clusters(cluster):
-    a, b = measures((37, 20), (37, 20), 2)
-    geom = Grid((37, 20), "euclidean")
+@pytest.mark.parametrize("target", [(37, 20), (20, 41)])
+def test_costs_of_a_shift_in_clusters(target, cluster):
+    a, b = measures((37, 20), target, 2)
+    geom = distances((37, 20), target)
     for eps in (1e-3, 0.02):
         options = {"tol": 0.0, "max_iter": 2, "overrelaxation": 1.5, "init": "zeros"}
         out = sinkhorn(a, b, geom, eps, backend="cuda", **options)
