@@ -55,10 +55,18 @@ def parts(columns: tl.constexpr):
 
 
 @triton.jit
+def _rounded_to_tf32(x):
+    nearest = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
+    return tl.where(x == x, nearest.to(tl.float32, bitcast=True), x)
+
+
+@triton.jit
 def dot(a, b, acc, PRECISION: tl.constexpr):
     """acc + a b, for tiles in registers."""
     if PRECISION == "bf16":
         return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), acc)
+    elif PRECISION == "tf32":  # whose multipliers cut off what they do not hold
+        return tl.dot(_rounded_to_tf32(a), _rounded_to_tf32(b), acc, input_precision="tf32")
     else:
         return tl.dot(a, b, acc, input_precision=PRECISION)
 

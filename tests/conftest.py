@@ -73,6 +73,16 @@ def adversarial(n: tuple[int, ...], m: tuple[int, ...]) -> tuple[torch.Tensor, t
     return normalised(a, len(n)), normalised(b, len(m))
 
 
+def as_float32(a, b):
+    """Masses in single precision, and the same in double, of total 1 as a solve makes them.
+
+    Masses that are subnormal in single precision are zero.
+    """
+    smallest = torch.finfo(torch.float32).tiny
+    single = [torch.where(x < smallest, 0.0, x).float() for x in (a, b)]
+    return single, [normalised(x.double(), x.ndim - 1) for x in single]
+
+
 def pytest_collection_modifyitems(items):
     """What takes long goes first, so that no process is left with it at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import unot_fast
-from tests.conftest import adversarial, normalised
+from tests.conftest import adversarial, as_float32, normalised
 from tests.ops.test_sinkhorn_separable import SHAPES, solve
 from unot_fast import Grid, Pyramid
 from unot_fast.ops import separable_lse
@@ -16,16 +16,6 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
-
-
-def as_float32(a, b):
-    """Masses in single precision, and the same in double, of total 1 as a solve makes them.
-
-    Masses that are subnormal in single precision are zero.
-    """
-    smallest = torch.finfo(torch.float32).tiny
-    single = [torch.where(x < smallest, 0.0, x).float() for x in (a, b)]
-    return single, [normalised(x.double(), x.ndim - 1) for x in single]
 
 
 @pytest.mark.parametrize(("n", "m"), SHAPES)

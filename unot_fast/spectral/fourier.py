@@ -78,10 +78,12 @@ def _table(build, n: int, band: Band, scale: float, like: Tensor) -> Tensor:
     return _cached(build, n, band, scale, like.dtype, like.device)
 
 
-@functools.lru_cache(maxsize=512)
-def _cached(build, *arguments) -> Tensor:
+# Kept for good: CUDA graphs know tables by their address. The copy from the host is complete when
+# it returns, for every stream.
+@functools.cache
+def _cached(build, n, band, scale, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():
-        return build(*arguments)
+        return build(n, band, scale, dtype, torch.device("cpu")).to(device)
 
 
 def _analysis(n, band: Band, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:

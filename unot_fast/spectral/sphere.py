@@ -215,7 +215,7 @@ def _(nlat, degrees, orders, grid, norm, dtype, device):
     return tuple(torch.empty(shape, dtype=dtype, device=device) for shape in shapes)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache  # for good: CUDA graphs know tables by their address
 def _cached_tables(nlat, degrees, orders, grid, norm, dtype, device) -> tuple[Tensor, Tensor]:
     try:
         from torch_harmonics import InverseRealSHT, RealSHT
