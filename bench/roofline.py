@@ -23,7 +23,7 @@ from unot_fast.ops import (
     spectral_mixing,
     spectral_synthesis,
 )
-from unot_fast.ops.backends import cpu_rounds_factors
+from unot_fast.ops.backends import cpu_rounding
 from unot_fast.spectral.fourier import Band, analysis_table, synthesis_table
 
 SECONDS = 1.0
@@ -127,7 +127,7 @@ def main() -> None:
     for dtype in (torch.float32, torch.float64):
         seconds = iteration(Grid((64, 64), "euclidean"), 8, dtype, 1, 3)
         row("iteration, \\|x - y\\|, 64 x 64", dtype, 4 * 64**4, seconds)
-    rounds = rounded(cpu_rounds_factors)()
+    rounds = rounded(cpu_rounding)() != "exact"
     for name, (operations, call) in layers().items():
         row(name, torch.float32, operations, best(call))
         if rounds and not name.startswith("legendre"):

@@ -2,8 +2,6 @@
 // twice as many operations per instruction, where the processor has it.
 #pragma once
 
-#include <type_traits>
-
 #include "gemm.h"
 
 namespace {
@@ -34,6 +32,16 @@ inline Pairs rounded_lanes(Vec<float> x, Vec<float> y) {
   return (Pairs)_mm512_maskz_permutexvar_epi16(0xffffffff, order, apart);
 }
 
+// The first `count` pairs in memory, at most all lanes; zeros in the other ones.
+inline Pairs rounded_pairs(const float* pairs, int64_t count) {
+  const int64_t low = std::min<int64_t>(2 * count, W<float>), high = 2 * count - low;
+  return rounded_neighbours(load_some(pairs, low),
+                            load_some(pairs + low, std::min<int64_t>(high, W<float>)));
+}
+
+constexpr uint32_t kFirstSign = 0x8000, kSecondSign = 0x80000000;
+inline Pairs swapped(Pairs x) { return x << 16 | x >> 16; }
+
 template <>
 struct Factor<uint32_t> {
   static Vec<float> add_product(Vec<float> sum, Pairs x, Pairs y) {
@@ -46,16 +54,20 @@ inline __mmask16 first_lanes(int64_t count) {
   return count >= W<float> ? 0xffff : count > 0 ? (1 << count) - 1 : 0;
 }
 
-// Rows of A as pairs along the depth.
-inline void round_rows(int64_t rows, int64_t K, const float* A, int64_t lda, uint32_t* out) {
-  const int64_t pairs = (K + 1) / 2, half = W<float>;
-  for (int64_t r = 0; r < rows; ++r, A += lda, out += pairs)
-    for (int64_t k = 0; k < K; k += 2 * half) {
+// Rows of A as pairs along the depth, `pairs` of them with zeros in the end.
+inline void round_rows(int64_t rows, int64_t K, const float* A, int64_t lda, int64_t pairs,
+                       uint32_t* out) {
+  const int64_t half = W<float>, whole = K / (2 * half) * 2 * half;
+  for (int64_t r = 0; r < rows; ++r, A += lda, out += pairs) {
+    for (int64_t k = 0; k < whole; k += 2 * half)
+      store(out + k / 2, rounded_neighbours(load(A + k), load(A + k + half)));
+    for (int64_t k = whole; k < 2 * pairs; k += 2 * half) {
       const auto low = (Vec<float>)_mm512_maskz_loadu_ps(first_lanes(K - k), A + k);
       const auto high = (Vec<float>)_mm512_maskz_loadu_ps(first_lanes(K - k - half), A + k + half);
       _mm512_mask_storeu_epi32(out + k / 2, first_lanes(pairs - k / 2),
                                (__m512i)rounded_neighbours(low, high));
     }
+  }
 }
 // A panel of B likewise: rows of pairs of its rows.
 inline void round_columns(int64_t K, const float* B, int64_t ldb, int vectors, uint32_t* out) {
@@ -79,7 +91,7 @@ inline void rounded_gemm(int64_t from, int64_t to, int64_t N, int64_t K, const f
   if (int64_t(b.size()) < pairs * NV * W<float>) b.resize(pairs * NV * W<float>);
   for (int64_t k0 = 0; k0 < K; k0 += most) {
     const int64_t k = std::min(most, K - k0);
-    round_rows(rows, k, A + from * lda + k0, lda, a.data());
+    round_rows(rows, k, A + from * lda + k0, lda, (k + 1) / 2, a.data());
     for (int64_t column = 0; column < N; column += NV * W<float>) {
       const int v = int(std::min<int64_t>(NV, (N - column) / W<float>));
       round_columns(k, B + k0 * ldb + column, ldb, v, b.data());
@@ -90,24 +102,5 @@ inline void rounded_gemm(int64_t from, int64_t to, int64_t N, int64_t K, const f
   }
 }
 #endif
-
-// gemm(), with factors as they are, or rounded where the caller knows that the processor can.
-class Products {
- public:
-  explicit Products(bool rounded) : rounded_(rounded) {}
-
-  template <class T>
-  void operator()(int64_t from, int64_t to, int64_t N, int64_t K, const T* A, int64_t lda,
-                  const T* B, int64_t ldb, T* C, int64_t ldc, bool add = false) const {
-#if VECTOR_BYTES == 64
-    if constexpr (std::is_same_v<T, float>)
-      if (rounded_) return rounded_gemm(from, to, N, K, A, lda, B, ldb, C, ldc, add);
-#endif
-    gemm(from, to, N, K, A, lda, B, ldb, C, ldc, add);
-  }
-
- private:
-  [[maybe_unused]] bool rounded_;
-};
 
 }  // namespace

@@ -1,9 +1,9 @@
 // Tiles of a few pixels and all channels, whose products stay in the first-level cache.
 #pragma once
 
-#include "bfloat16.h"
 #include "gelu.h"
 #include "grid.h"
+#include "products.h"
 #include "stretch.h"
 
 namespace {

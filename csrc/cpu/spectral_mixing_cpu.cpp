@@ -1,21 +1,7 @@
 // Products of channels, one complex matrix for each mode, with a bias and the GELU of either part.
 
-#include "pixels.h"
-
-// Coefficients are (batch, channels, 2, modes), weights (in, out, modes, 2) and biases (out, modes,
-// 2), of floats where single is set, whose products round their factors to bfloat16 where rounded
-// is. bias may be null; dweight and dbias too, if they are not asked for. kept, like y, is the
-// slope of the GELU, which the forward pass leaves for the backward pass; null where it is to be
-// computed again.
-struct MixingArguments {
-  int64_t batch, in, out, modes;
-  int single, rounded, gelu;
-  const void *x, *weight, *bias;
-  int threads;
-  void *y, *kept;
-  const void* dy;
-  void *dx, *dweight, *dbias;
-};
+#include "mixing.h"
+#include "tiled_mixing.h"
 
 namespace {
 
@@ -78,9 +64,7 @@ struct Rounded {
     store(out, rounded_lanes(load_some(re, count), load_some(im, count)));
   }
   static void from_pairs(const float* pairs, int64_t count, bool conjugate, uint32_t* out) {
-    const int64_t low = std::min<int64_t>(2 * count, W<float>), high = 2 * count - low;
-    const Pairs x = rounded_neighbours(
-        load_some(pairs, low), load_some(pairs + low, std::min<int64_t>(high, W<float>)));
+    const Pairs x = rounded_pairs(pairs, count);
     store(out, conjugate ? x ^ kSecondSign : x);
   }
   static Pairs factor(const uint32_t* x) { return load(x); }
@@ -92,23 +76,8 @@ struct Rounded {
     sum.re = add_pair_products(sum.re, x, y);
     sum.im = add_pair_products(sum.im, x, swapped(y) ^ kSecondSign);
   }
-
- private:
-  static constexpr uint32_t kSecondSign = 0x80000000;
-  static Pairs swapped(Pairs x) { return x << 16 | x >> 16; }
 };
 #endif
-
-// Vectors that cover the modes, and where one begins: the last one overlaps the one before, so that
-// all are full if there is a vector's worth of modes.
-template <class T>
-int64_t blocks(int64_t modes) {
-  return (modes + W<T> - 1) / W<T>;
-}
-template <class T>
-int64_t begin(int64_t block, int64_t modes) {
-  return std::max<int64_t>(0, std::min(block * W<T>, modes - W<T>));
-}
 
 // Blocks [from, to) of coefficients (batch, channels, 2, modes) as factors (blocks, batch,
 // channels), or with the channels before the batch.
@@ -134,17 +103,8 @@ void pack(int64_t batch, int64_t channels, int64_t modes, const T* x, int64_t fr
 template <class T, class F>
 class Mixing {
  public:
-  // What becomes of a sum z: z + bias, if there is one, and its GELU or dy times the slope of that.
-  // That slope goes to `kept`, if there is one.
-  struct Finish {
-    const T* bias;
-    bool gelu;
-    const T* dy;
-    T* kept;
-  };
-
   Mixing(int64_t batch, int64_t q, int64_t p, int64_t modes, const T* weight, int64_t stride_q,
-         int64_t stride_p, bool conjugate, int threads, Finish finish)
+         int64_t stride_p, bool conjugate, int threads, Finish<T> finish)
       : batch_(batch), q_(q), p_(p), modes_(modes), weight_(weight), stride_q_(stride_q),
         stride_p_(stride_p), conjugate_(conjugate), finish_(finish), blocks_(blocks<T>(modes)),
         pair_(q * kOutputs * F::kSize) {
@@ -242,25 +202,15 @@ class Mixing {
     for (int s = 0; s < B; ++s)
       for (int i = 0; i < some; ++i) {
         const int64_t at = ((b0 + b + s) * p_ + p0 + o + i) * 2 * modes_ + k;
-        finish(sum[s][i].re, count, at, out);
-        finish(sum[s][i].im, count, at + modes_, out);
+        finish_(sum[s][i].re, count, at, out);
+        finish_(sum[s][i].im, count, at + modes_, out);
       }
   }
-  void finish(Vec<T> z, int64_t count, int64_t at, T* out) const {
-    if (finish_.gelu) {
-      const auto g = gelu(z);
-      z = g.value;
-      if (finish_.kept) store_some(finish_.kept + at, g.slope, count);
-      if (finish_.dy) z = g.slope * load_some(finish_.dy + at, count);
-    }
-    store_some(out + at, z, count);
-  }
-
   int64_t batch_, q_, p_, modes_;
   const T* weight_;
   int64_t stride_q_, stride_p_;
   bool conjugate_;
-  Finish finish_;
+  Finish<T> finish_;
   int64_t blocks_, pair_, pairs_;    // pair_: of an array of the weights of two outputs
   int64_t chunk_, span_;             // samples and blocks that are in cache together
   int64_t samples_ = 0, first_ = 0;  // of the chunk and of the span
@@ -407,7 +357,10 @@ void spectral_mixing(const MixingArguments& args, bool gradients) {
 // y from x, or the gradients from dy.
 extern "C" void PER_ISA(spectral_mixing)(const MixingArguments* args, int backward) {
 #if VECTOR_BYTES == 64
-  if (args->single && args->rounded) return spectral_mixing<float, Rounded>(*args, backward);
+  if (args->single && args->rounded == kTiles && args->batch >= kWorthTiles)
+    return spectral_mixing<float, Tiled>(*args, backward);
+  if (args->single && args->rounded == kVectors)
+    return spectral_mixing<float, Rounded>(*args, backward);
 #endif
   args->single ? spectral_mixing<float>(*args, backward) : spectral_mixing<double>(*args, backward);
 }

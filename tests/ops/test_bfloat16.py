@@ -12,17 +12,30 @@ from tests.ops.spectral_calls import CALLS, OPS, converted
 from tests.ops.test_spectral_synthesis import CASES, PARTS, problem
 from unot_fast import Grid, backends, sinkhorn
 from unot_fast.ops import channel_mlp, spectral_analysis, spectral_mixing, spectral_synthesis
-from unot_fast.ops.backends import cpu_rounds_factors
+from unot_fast.ops.backends import cpu_rounding
 
 
 def rounds():
     with float32_products("medium"):
-        return cpu_rounds_factors()
+        return cpu_rounding() != "exact"
 
 
-needs_instructions = pytest.mark.skipif(
-    not rounds(), reason="the processor has no AVX512-BF16, or its kernels are not in use"
-)
+def ways():
+    """To multiply bfloat16 on this processor."""
+    with float32_products("medium"):
+        return {"exact": [], "vectors": ["vectors"], "tiles": ["vectors", "tiles"]}[cpu_rounding()]
+
+
+@pytest.fixture(params=["vectors", "tiles"])
+def way(request, monkeypatch):
+    if request.param not in ways():
+        pytest.skip("not on this processor, or its kernels are not in use")
+    module = sys.modules[cpu_rounding.__module__]
+    monkeypatch.setattr(module, "_bfloat16", lambda isa: request.param)
+    return request.param
+
+
+in_every_way = pytest.mark.usefixtures("way")
 
 
 def rounded(arguments):
@@ -60,13 +73,14 @@ def synthesis(n, modes, channels=5):
     return [normal(2, channels, 2, modes), [normal(n, modes, 2, scale=modes**-0.5)]]
 
 
-@needs_instructions
+@in_every_way
 @pytest.mark.parametrize(
     ("operator", "arguments"),
     [
-        (spectral_mixing, mixing(5, 7, 3, 37)),
-        (spectral_mixing, mixing(1, 1, 1, 1)),
-        (spectral_mixing, mixing(4, 16, 33, 4, 4)),
+        (spectral_mixing, mixing(9, 7, 3, 37)),
+        (spectral_mixing, mixing(8, 1, 1, 1)),
+        (spectral_mixing, mixing(12, 16, 33, 4, 4)),
+        (spectral_mixing, mixing(41, 70, 19, 5, 4)),
         (spectral_analysis, analysis(33, 5)),
         (spectral_analysis, analysis(500, 40)),
         (spectral_synthesis, synthesis(7, 1)),
@@ -82,9 +96,20 @@ def test_one_product_is_that_of_rounded_factors(operator, arguments):
     assert float((found - expected).abs().max() / expected.abs().max()) < 3e-6
 
 
-@needs_instructions
+@in_every_way
+def test_few_samples_are_mixed_exactly_in_tiles(way):
+    arguments = converted(mixing(7, 5, 6, 9), torch.float32)
+    plain = spectral_mixing(*arguments, backend="cpu")
+    with float32_products("medium"):
+        again = spectral_mixing(*arguments, backend="cpu")
+    assert torch.equal(plain, again) is (way == "tiles")
+
+
+@in_every_way
 @pytest.mark.parametrize("modes", [1, 9, 16, 37])
-@pytest.mark.parametrize(("batch", "c_in", "c_out"), [(1, 2, 3), (5, 7, 4), (9, 17, 16)])
+@pytest.mark.parametrize(
+    ("batch", "c_in", "c_out"), [(1, 2, 3), (8, 5, 4), (9, 17, 16), (35, 20, 18)]
+)
 def test_mixing_of_whole_numbers(batch, c_in, c_out, modes):
     c, weight = whole(batch, c_in, 2, modes, most=3), whole(c_in, c_out, modes, 2, most=3)
     bias, grad = whole(c_out, modes, 2), whole(batch, c_out, 2, modes, most=3)
@@ -93,14 +118,14 @@ def test_mixing_of_whole_numbers(batch, c_in, c_out, modes):
     assert_exact(OPS.spectral_mixing_vjp, grad, c, weight, bias, False, nothing, True)
 
 
-@needs_instructions
+@in_every_way
 @pytest.mark.parametrize("n", [(3, 7), (1, 65), (13, 100), (17, 33), (2, 385), (1, 771)])
 def test_analysis_of_whole_numbers(n):
     tables = [whole(m, k, 2) for m, k in zip((3, 5), n, strict=True)]
     assert_exact(OPS.spectral_analysis, whole(2, 3, *n, share=0.2), tables)
 
 
-@needs_instructions
+@in_every_way
 @pytest.mark.parametrize(("n", "channels"), [((3, 7), 401), ((8, 9), 33), ((13, 100), 3)])
 def test_synthesis_of_whole_numbers(n, channels):
     """With bypass, bias and gate, and all gradients; depths beyond a block of products, too."""
@@ -113,7 +138,7 @@ def test_synthesis_of_whole_numbers(n, channels):
     assert_exact(OPS.spectral_synthesis_vjp, grad, *arguments, c.new_empty(0), True)
 
 
-@needs_instructions
+@in_every_way
 @pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("case", CASES)
 def test_synthesis(case, parts):
@@ -124,7 +149,7 @@ def test_synthesis(case, parts):
         )  # fmt: skip
 
 
-@needs_instructions
+@in_every_way
 @pytest.mark.parametrize(("c_in", "hidden", "c_out"), [(3, 20, 5), (64, 33, 1), (1, 200, 64)])
 def test_channel_mlp(c_in, hidden, c_out):
     arguments = [
@@ -138,7 +163,7 @@ def test_channel_mlp(c_in, hidden, c_out):
         compare(channel_mlp, arguments, "cpu", torch.float32, tolerance=2 * BFLOAT16)
 
 
-@needs_instructions
+@in_every_way
 def test_invalid_numbers_stay_visible():
     x, tables = converted(analysis(40, 7), torch.float32)
     for bad in (float("nan"), float("inf")):
@@ -188,11 +213,11 @@ def test_solvers_round_nothing():
 
 def test_what_rounds_can_be_asked():
     with float32_products("medium"):
-        assert ("multiply as bfloat16" in backends()["cpu"].detail) is cpu_rounds_factors()
+        assert ("multiply as bfloat16" in backends()["cpu"].detail) is rounds()
     with float32_products("highest"):
-        assert not cpu_rounds_factors()
+        assert cpu_rounding() == "exact"
         assert "multiply as bfloat16" not in backends()["cpu"].detail
-        assert ("bfloat16 on request" in backends()["cpu"].detail) is rounds()
+        assert ("bfloat16 in" in backends()["cpu"].detail) is rounds()
 
 
 @pytest.mark.parametrize("switch", ["cuda", "mkldnn"])
@@ -200,19 +225,19 @@ def test_newer_switches_of_torch(switch):
     """After which torch no longer answers to the older question."""
     script = f"""
 import torch, unot_fast
-from unot_fast.ops.backends import cpu_rounds_factors
+from unot_fast.ops.backends import cpu_rounding
 torch.backends.{switch}.matmul.fp32_precision = {"'bf16'" if switch == "mkldnn" else "'tf32'"}
 a = torch.rand(1, 8, 8)
 unot_fast.sinkhorn(a, a, unot_fast.Grid((8, 8)), 0.1, normalize=True)
 unot_fast.spectral_conv2d(a[None], torch.randn(1, 2, 4, 3, dtype=torch.cfloat))
-print(unot_fast.backends()["cpu"].detail, cpu_rounds_factors())
+print(unot_fast.backends()["cpu"].detail, cpu_rounding() != "exact")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == str(switch == "mkldnn" and rounds())
 
 
-@needs_instructions
+@in_every_way
 def test_threads_do_not_change_products():
     arguments, threads = problem(*CASES[1], *PARTS[-1]), torch.get_num_threads()
     found = []

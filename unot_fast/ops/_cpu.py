@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unot_fast.ops.backends import cpu_isa, cpu_library, cpu_rounds_factors
+from unot_fast.ops.backends import ROUNDINGS, cpu_isa, cpu_library, cpu_rounding
 from unot_fast.ops.complex_tables import adjoint
 from unot_fast.ops.pages import empty
 
@@ -474,10 +474,10 @@ def _mlp(weights: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -
     return _Mlp(*sizes, *_addresses(*weights, *gradients))
 
 
-def _precision(x: Tensor) -> tuple[bool, bool]:
-    """Whether products are in single precision, and whether their factors are bfloat16."""
+def _precision(x: Tensor) -> tuple[bool, int]:
+    """Whether products are in single precision, and how their factors are rounded."""
     single = x.dtype is torch.float32
-    return single, single and cpu_rounds_factors()
+    return single, ROUNDINGS.index(cpu_rounding()) if single else 0
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:

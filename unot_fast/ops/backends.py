@@ -99,22 +99,25 @@ def cpu_isa() -> str:
     return min(best, wanted, key=order.index)
 
 
-def cpu_rounds_factors() -> bool:
-    """Whether CPU kernels of Fourier layers multiply float32 as bfloat16.
+ROUNDINGS = ("exact", "vectors", "tiles")  # in the order of csrc/cpu/products.h
+
+
+def cpu_rounding() -> str:
+    """How CPU kernels of Fourier layers multiply float32: ``"exact"``, or as bfloat16.
 
     They do where torch's own products may, after ``torch.set_float32_matmul_precision("medium")``
     or ``torch.backends.mkldnn.matmul.fp32_precision = "bf16"``, and the processor has instructions
-    for it (AVX512-BF16).
+    for it: ``"tiles"`` (AMX) or else ``"vectors"`` (AVX512-BF16).
     """
-    if cpu_library() is None or not _has_bfloat16(cpu_isa()):
-        return False
     # Of torch's two ways to ask, the one that still answers after it was used to set.
-    return torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    if cpu_library() is None or torch.backends.mkldnn.matmul.fp32_precision != "bf16":
+        return "exact"
+    return _bfloat16(cpu_isa())
 
 
 @functools.cache
-def _has_bfloat16(isa: str) -> bool:
-    return isa == "avx512" and bool(cpu_library().unot_fast_bfloat16())
+def _bfloat16(isa: str) -> str:
+    return ROUNDINGS[cpu_library().unot_fast_bfloat16() if isa == "avx512" else 0]
 
 
 @functools.cache
@@ -127,14 +130,16 @@ def _cpu() -> Backend:
     if library is None:
         detail = "compiled library missing; reinstall the package with a C++17 compiler"
         return Backend("cpu", False, ("cpu",), detail)
-    return _compiled(cpu_isa(), bool(library.unot_fast_openmp()), cpu_rounds_factors())
+    return _compiled(cpu_isa(), bool(library.unot_fast_openmp()), cpu_rounding())
 
 
 @functools.cache
-def _compiled(isa: str, openmp: bool, rounds: bool) -> Backend:
-    parts = ["compiled kernels", f"{isa} and bfloat16 on request" if _has_bfloat16(isa) else isa]
+def _compiled(isa: str, openmp: bool, rounding: str) -> Backend:
+    best = _bfloat16(isa)
+    request = f" and bfloat16 in {best} on request" if best != "exact" else ""
+    parts = ["compiled kernels", isa + request]
     parts.append("OpenMP" if openmp else "no OpenMP: one thread")
-    if rounds:
+    if rounding != "exact":
         parts.append("Fourier layers multiply as bfloat16")
     return Backend("cpu", True, ("cpu",), ", ".join(parts))
 
