@@ -7,6 +7,8 @@
 
 namespace {
 
+constexpr int64_t kPerThread = 1 << 19;  // masses: fewer are done before a thread wakes up
+
 // The total of masses that are plainly valid: no sign bit, no NaN, a total far from the ends of the
 // range (subnormal numbers are flushed here). NaN for others, whose trouble is found elsewhere.
 template <class T>
@@ -46,8 +48,10 @@ struct Side {
 template <class T>
 bool normalise(const Side& source, const Side& target, int threads) {
   const int64_t measures = source.batch + target.batch;
+  const int64_t work = (source.batch * source.count + target.batch * target.count) / kPerThread;
+  const int team = int(std::min({measures, work + 1, int64_t(threads)}));
   bool plain = true;
-#pragma omp parallel num_threads(int(std::min<int64_t>(measures, threads))) reduction(&& : plain)
+#pragma omp parallel num_threads(team) reduction(&& : plain)
   {
     FlushSubnormals flush;
 #pragma omp for schedule(static)

@@ -121,7 +121,7 @@ class Team {
 };
 
 // Multiplications of a Sinkhorn iteration below which one thread is as fast as several.
-constexpr int64_t kTogetherAbove = 1 << 19;
+constexpr int64_t kTogetherAbove = 1 << 21;
 
 // Hands out the problems of a batch: to each team its own stretch, the same in every call, so that
 // its data is where it was, then what other teams have left.
