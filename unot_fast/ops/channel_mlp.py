@@ -12,6 +12,7 @@ from unot_fast.ops.folding import register_vmap
 from unot_fast.ops.returning import asked_for, separate
 from unot_fast.ops.second_derivatives import pull_back
 from unot_fast.ops.shapes import expect, expect_alike, expect_mlp
+from unot_fast.ops.shortcut import shortcut
 from unot_fast.ops.spectral_empty import unless_empty
 from unot_fast.ops.tangents import refuse_tangents
 
@@ -42,7 +43,6 @@ _MODULES = {
 }
 
 
-@torch.library.impl("unot_fast::channel_mlp", "CompositeExplicitAutograd")
 def _impl(x, w1, b1, w2, b2, residual, gate, gelu, backend):
     expect_alike("channel_mlp", x=x, w1=w1, b1=b1, w2=w2, b2=b2, residual=residual, gate=gate)
     _, out = expect_mlp("channel_mlp", x.shape[1], w1, b1, w2, b2)
@@ -51,6 +51,9 @@ def _impl(x, w1, b1, w2, b2, residual, gate, gelu, backend):
     backend = unless_empty(backend, x, w1, w2)
     mlp = implementation("channel_mlp", backend, _MODULES)
     return mlp(x, w1, b1, w2, b2, residual, gate, gelu).contiguous()
+
+
+torch.library.impl("unot_fast::channel_mlp", "CompositeExplicitAutograd", _impl)
 
 
 @torch.library.impl("unot_fast::channel_mlp_vjp", "CompositeExplicitAutograd")
@@ -154,4 +157,6 @@ def channel_mlp(
     Tensor, shape (B, O, n_1, ..., n_d)
     """
     refuse_tangents("channel_mlp", x, w1, b1, w2, b2, residual, gate)
-    return torch.ops.unot_fast.channel_mlp(x, w1, b1, w2, b2, residual, gate, gelu, backend)
+    tensors = x, w1, b1, w2, b2, residual, gate
+    run = shortcut(torch.ops.unot_fast.channel_mlp, _impl, *tensors)
+    return run(*tensors, gelu, backend)

@@ -8,6 +8,7 @@ from torch import Tensor
 from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.shapes import expect, expect_alike
+from unot_fast.ops.shortcut import shortcut
 from unot_fast.ops.spectral_empty import unless_empty
 from unot_fast.ops.tangents import refuse_tangents
 
@@ -25,7 +26,6 @@ _MODULES = {
 }
 
 
-@torch.library.impl("unot_fast::legendre_products", "CompositeExplicitAutograd")
 def _impl(x: Tensor, table: Tensor, to_lines: bool, backend: str) -> Tensor:
     name = "legendre_products"
     expect_alike(name, x=x, table=table)
@@ -36,6 +36,9 @@ def _impl(x: Tensor, table: Tensor, to_lines: bool, backend: str) -> Tensor:
     expect(name, table=(table, (orders, table.shape[1], columns)))
     backend = unless_empty(backend, x, table)
     return implementation(name, backend, _MODULES)(x, table, to_lines).contiguous()
+
+
+torch.library.impl("unot_fast::legendre_products", "CompositeExplicitAutograd", _impl)
 
 
 @torch.library.register_fake("unot_fast::legendre_products")
@@ -106,4 +109,5 @@ def legendre_products(x: Tensor, table: Tensor, *, to_lines: bool, backend: str)
     Tensor, shape (L, M, B, C, 2) or (B, C, n, 2, M)
     """
     refuse_tangents("legendre_products", x, table)
-    return torch.ops.unot_fast.legendre_products(x, table, to_lines, backend)
+    run = shortcut(torch.ops.unot_fast.legendre_products, _impl, x, table)
+    return run(x, table, to_lines, backend)

@@ -11,6 +11,7 @@ from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.folding import folding
 from unot_fast.ops.lse_gradient import lse_vjp
+from unot_fast.ops.shortcut import shortcut
 from unot_fast.ops.tangents import refuse_tangents
 
 torch.library.define(
@@ -27,9 +28,11 @@ _MODULES = {
 }
 
 
-@torch.library.impl("unot_fast::separable_lse", "CompositeExplicitAutograd")
 def _impl(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor, backend: str) -> Tensor:
     return implementation("separable_lse", backend, _MODULES)(h, costs, epsilon).to(h.dtype)
+
+
+torch.library.impl("unot_fast::separable_lse", "CompositeExplicitAutograd", _impl)
 
 
 @torch.library.register_fake("unot_fast::separable_lse")
@@ -94,4 +97,5 @@ def separable_lse(h: Tensor, costs: Sequence[Tensor], epsilon: Tensor, *, backen
         In nats, of the dtype of ``h``; differentiable in it.
     """
     refuse_tangents("separable_lse", h)
-    return torch.ops.unot_fast.separable_lse(h, list(costs), epsilon, backend)
+    run = shortcut(torch.ops.unot_fast.separable_lse, _impl, h, epsilon)
+    return run(h, list(costs), epsilon, backend)

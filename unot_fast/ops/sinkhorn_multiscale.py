@@ -11,6 +11,7 @@ from unot_fast.ops import sinkhorn_separable as plain
 from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.folding import folding
+from unot_fast.ops.shortcut import shortcut
 
 torch.library.define(
     "unot_fast::sinkhorn_multiscale",
@@ -27,13 +28,15 @@ torch.library.define(
 _MODULES = {"cpu": "unot_fast.ops._cpu", "cuda": "unot_fast.ops._cuda"}
 
 
-@torch.library.impl("unot_fast::sinkhorn_multiscale", "CompositeExplicitAutograd")
 def _impl(*args):
     *inputs, backend = args
     a, b, costs, epsilon, *_ = inputs
     shapes = zip(*(c.shape for c in costs), strict=True)
     plain.check_problems("sinkhorn_multiscale", a, b, epsilon, None, *shapes)
     return implementation("sinkhorn_multiscale", backend, _MODULES)(*inputs)
+
+
+torch.library.impl("unot_fast::sinkhorn_multiscale", "CompositeExplicitAutograd", _impl)
 
 
 @torch.library.register_fake("unot_fast::sinkhorn_multiscale")
@@ -130,7 +133,9 @@ def sinkhorn_multiscale(
         With its gradients.
     coarse_work : Tensor, shape (B,), in iterations on the grid
     """
-    *solution, coarse_work = torch.ops.unot_fast.sinkhorn_multiscale(
+    operator = torch.ops.unot_fast.sinkhorn_multiscale
+    run = shortcut(operator, _impl, a, b, epsilon)
+    *solution, coarse_work = run(
         a,
         b,
         list(costs),

@@ -13,6 +13,7 @@ from unot_fast.ops.backends import implementation
 from unot_fast.ops.folding import folding
 from unot_fast.ops.implicit import potentials_vjp
 from unot_fast.ops.shapes import expect, expect_alike
+from unot_fast.ops.shortcut import shortcut
 
 torch.library.define(
     "unot_fast::sinkhorn_separable",
@@ -47,12 +48,14 @@ class Solution(NamedTuple):
     log_domain: Tensor
 
 
-@torch.library.impl("unot_fast::sinkhorn_separable", "CompositeExplicitAutograd")
 def _impl(a, b, costs, epsilon, g, tol, criterion, max_iter, overrelaxation, backend):
     shapes = zip(*(c.shape for c in costs), strict=True)
     check_problems("sinkhorn_separable", a, b, epsilon, g, *shapes)
     solve = implementation("sinkhorn_separable", backend, _MODULES)
     return solve(a, b, costs, epsilon, g, tol, criterion, max_iter, overrelaxation)
+
+
+torch.library.impl("unot_fast::sinkhorn_separable", "CompositeExplicitAutograd", _impl)
 
 
 def check_problems(
@@ -199,7 +202,6 @@ def sinkhorn_separable(
     ``cost`` by the implicit function theorem at the returned potentials (see
     `unot_fast.ops.implicit`); nothing is unrolled.
     """
-    out = torch.ops.unot_fast.sinkhorn_separable(
-        a, b, list(costs), epsilon, g, tol, criterion, max_iter, overrelaxation, backend
-    )
+    run = shortcut(torch.ops.unot_fast.sinkhorn_separable, _impl, a, b, epsilon, g)
+    out = run(a, b, list(costs), epsilon, g, tol, criterion, max_iter, overrelaxation, backend)
     return Solution(*out)

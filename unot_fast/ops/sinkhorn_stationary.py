@@ -9,6 +9,7 @@ from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.folding import folding
 from unot_fast.ops.shapes import expect
+from unot_fast.ops.shortcut import shortcut
 from unot_fast.ops.sinkhorn_separable import (
     Solution,
     check_problems,
@@ -33,7 +34,6 @@ _MODULES = {
 }
 
 
-@torch.library.impl("unot_fast::sinkhorn_stationary", "CompositeExplicitAutograd")
 def _impl(*args):
     *args, backend = args
     a, b, table, row_class, epsilon, g, *_ = args
@@ -42,6 +42,9 @@ def _impl(*args):
     length = a.shape[-1] + b.shape[-1] - 1
     expect("sinkhorn_stationary", table=(table, (len(table), length)), row_class=(row_class, rows))
     return implementation("sinkhorn_stationary", backend, _MODULES)(*args)
+
+
+torch.library.impl("unot_fast::sinkhorn_stationary", "CompositeExplicitAutograd", _impl)
 
 
 @torch.library.register_fake("unot_fast::sinkhorn_stationary")
@@ -114,7 +117,6 @@ def sinkhorn_stationary(
     -------
     Solution
     """
-    out = torch.ops.unot_fast.sinkhorn_stationary(
-        a, b, table, row_class, epsilon, g, tol, criterion, max_iter, overrelaxation, backend
-    )
+    run = shortcut(torch.ops.unot_fast.sinkhorn_stationary, _impl, a, b, epsilon, g)
+    out = run(a, b, table, row_class, epsilon, g, tol, criterion, max_iter, overrelaxation, backend)
     return Solution(*out)

@@ -12,6 +12,7 @@ from unot_fast.ops.backends import implementation
 from unot_fast.ops.complex_tables import adjoint
 from unot_fast.ops.folding import check_shared
 from unot_fast.ops.shapes import expect, expect_alike
+from unot_fast.ops.shortcut import shortcut
 from unot_fast.ops.spectral_empty import unless_empty
 from unot_fast.ops.tangents import refuse_tangents
 
@@ -29,13 +30,15 @@ _MODULES = {
 }
 
 
-@torch.library.impl("unot_fast::spectral_analysis", "CompositeExplicitAutograd")
 def _impl(x: Tensor, tables: Sequence[Tensor], backend: str) -> Tensor:
     expect_alike("spectral_analysis", tables, x=x)
     for n, table in zip(x.shape[x.ndim - len(tables) :], tables, strict=True):
         expect("spectral_analysis", table=(table, (table.shape[0], n, 2)))
     backend = unless_empty(backend, x, *tables)
     return implementation("spectral_analysis", backend, _MODULES)(x, tables).contiguous()
+
+
+torch.library.impl("unot_fast::spectral_analysis", "CompositeExplicitAutograd", _impl)
 
 
 @torch.library.register_fake("unot_fast::spectral_analysis")
@@ -94,4 +97,5 @@ def spectral_analysis(x: Tensor, tables: Sequence[Tensor], *, backend: str) -> T
         Real parts, then imaginary parts.
     """
     refuse_tangents("spectral_analysis", x)
-    return torch.ops.unot_fast.spectral_analysis(x, list(tables), backend)
+    run = shortcut(torch.ops.unot_fast.spectral_analysis, _impl, x, *tables)
+    return run(x, list(tables), backend)

@@ -13,6 +13,7 @@ from unot_fast.ops.keeping import expect_kept, is_recorded, passed_on, room_for_
 from unot_fast.ops.returning import asked_for, separate
 from unot_fast.ops.second_derivatives import pull_back
 from unot_fast.ops.shapes import expect, expect_alike
+from unot_fast.ops.shortcut import shortcut
 from unot_fast.ops.spectral_empty import unless_empty
 from unot_fast.ops.tangents import refuse_tangents
 
@@ -39,7 +40,6 @@ _MODULES = {
 }
 
 
-@torch.library.impl("unot_fast::spectral_mixing", "CompositeExplicitAutograd")
 def _impl(c, weight, bias, gelu, keep, backend):
     expect_alike("spectral_mixing", c=c, weight=weight, bias=bias)
     shape = (weight.shape[1], *c.shape[3:], 2)
@@ -49,6 +49,9 @@ def _impl(c, weight, bias, gelu, keep, backend):
     kept = room_for_kept(c, room, backend)
     mixing = implementation("spectral_mixing", backend, _MODULES)
     return mixing(c, weight, bias, gelu, **passed_on(kept, backend)).contiguous(), kept
+
+
+torch.library.impl("unot_fast::spectral_mixing", "CompositeExplicitAutograd", _impl)
 
 
 def _kept(c, weight, gelu, keep, backend):
@@ -171,5 +174,6 @@ def spectral_mixing(
     """
     refuse_tangents("spectral_mixing", c, weight, bias)
     keep = is_recorded(c, weight, bias)
-    out, _ = torch.ops.unot_fast.spectral_mixing(c, weight, bias, gelu, keep, backend)
+    run = shortcut(torch.ops.unot_fast.spectral_mixing, _impl, c, weight, bias)
+    out, _ = run(c, weight, bias, gelu, keep, backend)
     return out

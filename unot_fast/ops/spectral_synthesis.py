@@ -16,6 +16,7 @@ from unot_fast.ops.keeping import expect_kept, is_recorded, passed_on, room_for_
 from unot_fast.ops.returning import asked_for, separate
 from unot_fast.ops.second_derivatives import pull_back
 from unot_fast.ops.shapes import expect, expect_alike, expect_mlp
+from unot_fast.ops.shortcut import shortcut
 from unot_fast.ops.spectral_analysis import spectral_analysis
 from unot_fast.ops.spectral_empty import unless_empty
 from unot_fast.ops.tangents import refuse_tangents
@@ -46,7 +47,6 @@ _MODULES = {
 }
 
 
-@torch.library.impl("unot_fast::spectral_synthesis", "CompositeExplicitAutograd")
 def _impl(c, tables, *rest):
     *rest, keep, backend = rest
     optional = dict(zip(_OPTIONAL, rest, strict=False))
@@ -57,6 +57,9 @@ def _impl(c, tables, *rest):
     kept = room_for_kept(c, room, backend)
     synthesis = implementation("spectral_synthesis", backend, _MODULES)
     return synthesis(c, tables, *rest, **passed_on(kept, backend)).contiguous(), kept
+
+
+torch.library.impl("unot_fast::spectral_synthesis", "CompositeExplicitAutograd", _impl)
 
 
 def _kept(c, tables, x, skip, bias, w1, b1, w2, b2, gate, gelu, keep, backend):
@@ -232,5 +235,6 @@ def spectral_synthesis(
     refuse_tangents("spectral_synthesis", c, x, skip, bias, w1, b1, w2, b2, gate)
     optional = x, skip, bias, w1, b1, w2, b2, gate
     keep = is_recorded(c, *optional)
-    out, _ = torch.ops.unot_fast.spectral_synthesis(c, list(tables), *optional, gelu, keep, backend)
+    run = shortcut(torch.ops.unot_fast.spectral_synthesis, _impl, c, *tables, *optional)
+    out, _ = run(c, list(tables), *optional, gelu, keep, backend)
     return out

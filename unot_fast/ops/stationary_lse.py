@@ -11,6 +11,7 @@ from unot_fast.ops.autocast import keep_single
 from unot_fast.ops.backends import implementation
 from unot_fast.ops.folding import folding
 from unot_fast.ops.lse_gradient import lse_vjp
+from unot_fast.ops.shortcut import shortcut
 from unot_fast.ops.tangents import refuse_tangents
 
 torch.library.define(
@@ -27,10 +28,12 @@ _MODULES = {
 }
 
 
-@torch.library.impl("unot_fast::stationary_lse", "CompositeExplicitAutograd")
 def _impl(h, table, row_class, step, shape, epsilon, backend):
     run = implementation("stationary_lse", backend, _MODULES)
     return run(h, table, row_class, step, shape, epsilon).to(h.dtype)
+
+
+torch.library.impl("unot_fast::stationary_lse", "CompositeExplicitAutograd", _impl)
 
 
 @torch.library.register_fake("unot_fast::stationary_lse")
@@ -109,6 +112,5 @@ def stationary_lse(
         In nats, of the dtype of ``h``; differentiable in it where ``step`` is 1.
     """
     refuse_tangents("stationary_lse", h)
-    return torch.ops.unot_fast.stationary_lse(
-        h, table, row_class, step, list(shape), epsilon, backend
-    )
+    run = shortcut(torch.ops.unot_fast.stationary_lse, _impl, h, epsilon)
+    return run(h, table, row_class, step, list(shape), epsilon, backend)
