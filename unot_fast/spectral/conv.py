@@ -168,8 +168,9 @@ def spectral_backend(x: Tensor, dimensions: int = 2, backend: str = "auto") -> s
 
     Products of float32 are as ``torch.set_float32_matmul_precision`` says. ``"high"`` is tf32 on a
     GPU. ``"medium"`` rounds factors to bfloat16: with ``"triton"`` always, with ``"cpu"`` where the
-    processor has AVX512-BF16 (see `backends`; Legendre products stay float32), with ``"torch"``
-    where torch does. A layer's largest error is then 0.2 to 1 % of its largest value.
+    processor gains by it (AMX, or AVX512-BF16 from AMD, see `backends`; Legendre products stay
+    float32, and so does mixing in tiles of fewer than 8 samples), with ``"torch"`` where torch
+    does. A layer's largest error is then 0.2 to 1 % of its largest value.
 
     Raises
     ------

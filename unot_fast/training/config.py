@@ -61,7 +61,7 @@ class TrainingConfig:
         Errors of a potential above so many epsilon count linearly, else all in square.
     precision : {"float32", "bfloat16"}
         Of products in training: under bfloat16 of the network's forward pass and of the whole
-        backward pass. On the CPU those of Fourier layers need AVX512-BF16 for it.
+        backward pass. On the CPU those of Fourier layers need AMX or AMD's AVX512-BF16.
     validation : int
         Pairs that are held back.
     seed : int
