@@ -5,7 +5,7 @@
 
 namespace {
 
-constexpr int kSamples = 4, kOutputs = 2;  // of a tile of sums
+constexpr int kSamples = 2, kOutputs = 4;  // of a tile of sums
 constexpr int64_t kAhead = 4;              // rows that are fetched before their turn
 
 // Bytes of inputs that many outputs share, of each thread: in the cache of all of them, or, where
@@ -190,11 +190,11 @@ class Mixing {
       for (int i = 0; i < kOutputs; ++i) sum[s][i] = load_complex(bias(j, o + i));
     const Number *w = &w_[place(j, o)], *in = &in_[((j - first_) * samples_ + b) * q_ * F::kSize];
     for (int64_t q = 0; q < q_; ++q, w += kOutputs * F::kSize) {
-      const auto w0 = F::factor(w), w1 = F::factor(w + F::kSize);
+      decltype(F::factor(w)) factors[kOutputs];
+      for (int i = 0; i < kOutputs; ++i) factors[i] = F::factor(w + i * F::kSize);
       for (int s = 0; s < B; ++s) {
         const auto x = F::factor(in + (s * q_ + q) * F::kSize);
-        F::add(sum[s][0], x, w0);
-        F::add(sum[s][1], x, w1);
+        for (int i = 0; i < kOutputs; ++i) F::add(sum[s][i], x, factors[i]);
       }
     }
     const int64_t k = begin<T>(j, modes_);
