@@ -21,6 +21,7 @@ def test_is_for_what_needs_no_more_than_a_call():
     with torch.no_grad():
         assert taken(x, weight)
     assert not taken(FakeTensorMode().from_tensor(x))
+    assert not taken(x.to("meta"))
 
 
 @pytest.mark.parametrize(
@@ -48,9 +49,10 @@ def test_is_not_for_transforms_and_traces():
 
     torch.vmap(note)(torch.rand(3))
     torch.func.grad(lambda x: note(x).sum())(torch.rand(3))
+    torch.func.jvp(lambda x: x + note(torch.rand(3)), (torch.rand(3),), (torch.rand(3),))
     with contextlib.suppress(torch.jit.TracingCheckError):
         torch.jit.trace(note, torch.rand(3), check_trace=False)
-    assert found == [False] * 3
+    assert found == [False] * 4
 
 
 def test_operators_stay_in_profiles():

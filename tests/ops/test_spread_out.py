@@ -7,7 +7,12 @@ from tests.conftest import adversarial
 from unot_fast import Grid, Sphere
 from unot_fast.ops import sinkhorn_stationary, spread_out
 
-GEOMETRIES = [Grid((7, 12), "euclidean"), Sphere(6, 9), Grid((4, 3, 5), lambda d: d.norm(dim=-1))]
+GEOMETRIES = [
+    Grid((7, 12), "euclidean"),
+    Grid((5, 9), "euclidean", spacing=0.1, target=Grid((8, 6), spacing=0.1)),
+    Sphere(6, 9),
+    Grid((4, 3, 5), lambda d: d.norm(dim=-1)),
+]
 
 
 def solve(a, b, geom, solver=None, **options):

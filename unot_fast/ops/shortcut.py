@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch._C import _get_tracing_state, _len_torch_dispatch_stack
 from torch._C._autograd import _profiler_enabled
+from torch._C._functorch import peek_interpreter_stack
 from torch.nn import Parameter
-
-from unot_fast.ops.folding import is_transformed
 
 _PLAIN = (Tensor, Parameter)
 
@@ -18,11 +17,12 @@ _PLAIN = (Tensor, Parameter)
 def shortcut(operator: Callable, implementation: Callable, *tensors: Tensor | None) -> Callable:
     """``implementation`` where torch would do no more than call it, else ``operator``.
 
-    That is where these tensors, all that the operator gets, ask for no gradient, and nothing
-    traces, transforms, counts or casts.
+    That is where these tensors are on the CPU and ask for no gradient, and nothing traces,
+    transforms, counts or casts.
     """
     if (
         torch.compiler.is_compiling()
+        or peek_interpreter_stack() is not None
         or _len_torch_dispatch_stack()
         or _get_tracing_state() is not None
         or _profiler_enabled()
@@ -34,6 +34,6 @@ def shortcut(operator: Callable, implementation: Callable, *tensors: Tensor | No
     for x in tensors:
         if x is None:
             continue
-        if type(x) not in _PLAIN or (differentiates and x.requires_grad) or is_transformed(x):
+        if type(x) not in _PLAIN or not x.is_cpu or (differentiates and x.requires_grad):
             return operator
     return implementation
