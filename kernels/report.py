@@ -74,8 +74,7 @@ def report(quick: bool = False) -> list[Resources]:
         kernel = run(self, *args, grid=grid, warmup=True, **options)
         if id(kernel) not in found:
             dtype = str(next(a.dtype for a in args if isinstance(a, torch.Tensor)))[6:]
-            if options.get("PRECISION") == "bf16":
-                dtype = "bfloat16"
+            dtype = {"bf16": "bfloat16", "tf32": "tf32"}.get(options.get("PRECISION"), dtype)
             found[id(kernel)] = _resources(self.__name__, dtype, options, kernel)
         return kernel
 
@@ -89,7 +88,7 @@ def report(quick: bool = False) -> list[Resources]:
 
 def _launch_all(quick: bool) -> None:
     _launch_solvers(quick)
-    for precision in ("highest", "medium"):
+    for precision in ("highest", "high", "medium"):
         torch.set_float32_matmul_precision(precision)
         _launch_layer(64, 32, (64, 64), (10, 6))
     torch.set_float32_matmul_precision("highest")

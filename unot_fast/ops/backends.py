@@ -107,7 +107,7 @@ def cpu_rounding() -> str:
 
     They do where torch's own products may, after ``torch.set_float32_matmul_precision("medium")``
     or ``torch.backends.mkldnn.matmul.fp32_precision = "bf16"``, and the processor has instructions
-    for it: ``"tiles"`` (AMX) or else ``"vectors"`` (AVX512-BF16).
+    for it: ``"tiles"`` (AMX) or else ``"vectors"`` (AVX512-BF16, from AMD).
     """
     # Of torch's two ways to ask, the one that still answers after it was used to set.
     if cpu_library() is None or torch.backends.mkldnn.matmul.fp32_precision != "bf16":
